@@ -1,0 +1,65 @@
+"""edgecc: a trained ONNX network and a target device in, the smallest and fastest faithful artifact out.
+
+Names are imported when they are first used, so that `import edgecc` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgecc.compile import CompileResult, compile
+    from edgecc.errors import EdgeccError
+    from edgecc.importer import load
+    from edgecc.options import CompileOptions
+    from edgecc.pipeline import Pass, PassContext, PassResult, Pipeline, Refusal
+    from edgecc.target import Target, target
+    from edgecc.verify import verify
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "CompileOptions": "edgecc.options",
+    "CompileResult": "edgecc.compile",
+    "EdgeccError": "edgecc.errors",
+    "Pass": "edgecc.pipeline",
+    "PassContext": "edgecc.pipeline",
+    "PassResult": "edgecc.pipeline",
+    "Pipeline": "edgecc.pipeline",
+    "Refusal": "edgecc.pipeline",
+    "Target": "edgecc.target",
+    "compile": "edgecc.compile",
+    "load": "edgecc.importer",
+    "target": "edgecc.target",
+    "verify": "edgecc.verify",
+}
+
+__all__ = [
+    "CompileOptions",
+    "CompileResult",
+    "EdgeccError",
+    "Pass",
+    "PassContext",
+    "PassResult",
+    "Pipeline",
+    "Refusal",
+    "Target",
+    "__version__",
+    "compile",
+    "load",
+    "target",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'edgecc' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # also hides the submodule of the same name: edgecc.compile is the function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

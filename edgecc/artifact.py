@@ -1,0 +1,55 @@
+"""What a compilation writes: bytes with the facts that describe them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of an artifact.
+
+    Attributes:
+        name: as in the ONNX model.
+        onnx_shape: with -1 for a symbolic batch.
+        shape: in the artifact, with -1 for a symbolic batch.
+        permutation: axis i of the artifact is axis permutation[i] of the ONNX model; None where they are alike.
+        dtype: numpy name of the artifact's element type.
+        scale, zero_point: real value = scale * (stored - zero_point); None where the type is not quantized.
+    """
+
+    name: str
+    onnx_shape: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    permutation: tuple[int, ...] | None = None
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file to be shipped. `notes` lists what the lowering has to say: remaining transposes, float islands, ..."""
+
+    data: bytes = field(repr=False)
+    format: str
+    precision: str
+    target: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes, in hexadecimal."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self.data)

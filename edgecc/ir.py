@@ -1,0 +1,190 @@
+"""The one IR: `onnx_ir` under a short name, and the few questions every part asks of a graph.
+
+Import `onnx_ir` through this module inside edgecc: it keeps sympy (1.7 s of a 2.3 s import, needed only for
+arithmetic on symbolic dimensions) unloaded until it is used. See docs/adr/0001-deferred-sympy.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+class _DeferredSympy(ModuleType):
+    """Stands in for sympy while onnx_ir is imported; loads the real one when it is first called."""
+
+    # Bound by onnx_ir._symbolic_shapes when it is imported, called only when a symbolic expression is parsed.
+    _functions = frozenset({"Max", "Min", "floor", "sqrt", "Mod"})
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in self._functions:
+            return lambda *args: getattr(importlib.import_module("sympy"), name)(*args)
+        return getattr(importlib.import_module("sympy"), name)
+
+
+if "onnx_ir" not in sys.modules and "sympy" not in sys.modules:
+    sys.modules["sympy"] = _DeferredSympy("sympy")
+    try:
+        import onnx_ir
+    finally:
+        del sys.modules["sympy"]
+else:
+    import onnx_ir
+
+from onnx_ir import (  # noqa: E402
+    Attr,
+    AttributeType,
+    DataType,
+    Graph,
+    Model,
+    Node,
+    Shape,
+    SymbolicDim,
+    TensorType,
+    Value,
+    convenience,
+    passes,
+    serde,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "Array",
+    "Attr",
+    "AttributeType",
+    "DataType",
+    "Graph",
+    "Model",
+    "Node",
+    "Shape",
+    "SymbolicDim",
+    "TensorType",
+    "Value",
+    "add_initializer",
+    "attribute",
+    "constant",
+    "consumers",
+    "convenience",
+    "dims",
+    "fresh_name",
+    "is_static",
+    "label",
+    "passes",
+    "replace",
+    "serde",
+    "single_consumer",
+    "static_dims",
+]
+
+
+def constant(value: Value | None) -> Array | None:
+    """The array of an initializer, or None where `value` is absent or computed. Never copies the weights."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
+
+
+def dims(value: Value) -> tuple[int | None, ...] | None:
+    """The shape with None for each symbolic dimension; None where even the rank is unknown."""
+    if value.shape is None:
+        return None
+    return tuple(d if isinstance(d, int) else None for d in value.shape.dims)
+
+
+def is_static(value: Value) -> bool:
+    """Whether every dimension but a leading (batch) one is a number."""
+    shape = dims(value)
+    return shape is not None and all(d is not None for d in shape[1:])
+
+
+def static_dims(value: Value) -> tuple[int, ...]:
+    """The shape with a symbolic batch counted as 1.
+
+    Raises:
+        ValueError: the rank or a dimension other than the first is unknown.
+    """
+    shape = dims(value)
+    if shape is None or not is_static(value):
+        raise ValueError(f"{value.name} has no static shape: {value.shape}")
+    return tuple(1 if d is None else d for d in shape)
+
+
+def attribute(node: Node, name: str, default: Any = None) -> Any:
+    """The Python value of an attribute: int, float, str, tuple of these, tensor or graph."""
+    attr = node.attributes.get(name)
+    if attr is None:
+        return default
+    value = attr.value
+    if isinstance(value, (list, tuple)):
+        return tuple(value)
+    return value
+
+
+def label(node: Node) -> str:
+    """What messages call a node: its name, else its first output's."""
+    return node.name or (node.outputs[0].name if node.outputs else None) or node.op_type
+
+
+def consumers(value: Value) -> list[Node]:
+    """The nodes that read `value`, each once."""
+    return list(dict.fromkeys(use.node for use in value.uses()))
+
+
+def single_consumer(value: Value) -> Node | None:
+    """The only node that reads `value`, or None if there are several, none, or it is a graph output."""
+    nodes = consumers(value)
+    return nodes[0] if len(nodes) == 1 and not value.is_graph_output() else None
+
+
+def fresh_name(graph: Graph, stem: str) -> str:
+    """`stem`, or `stem` with a number, such that no value of the graph has that name."""
+    taken = {v.name for v in graph.inputs} | set(graph.initializers)
+    taken.update(out.name for node in graph for out in node.outputs)
+    name, count = stem, 0
+    while name in taken:
+        count += 1
+        name = f"{stem}_{count}"
+    return name
+
+
+def add_initializer(graph: Graph, array: Array, name: str) -> Value:
+    """Adds a constant. `name` must be free: see `fresh_name`."""
+    if name in graph.initializers:
+        raise ValueError(f"the graph already has an initializer {name!r}")
+    tensor = onnx_ir.tensor(np.ascontiguousarray(array) if array.ndim else array, name=name)
+    value = Value(name=name, shape=Shape(array.shape), type=TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def replace(old: Iterable[Node], new: Iterable[Node], outputs: dict[Value, Value]) -> None:
+    """Puts `new` nodes before the first of `old`, moves all uses of the keys of `outputs` to its values, deletes `old`.
+
+    A replaced graph output keeps its name, as names of outputs are part of the contract with the user.
+    """
+    old = list(old)
+    graph = old[0].graph
+    assert isinstance(graph, Graph)
+    order = {node: position for position, node in enumerate(graph)}
+    first = min(old, key=order.__getitem__)
+    graph.insert_before(first, list(new))
+    for before, after in outputs.items():
+        if after.shape is None:
+            after.shape = before.shape
+        if after.type is None:
+            after.type = before.type
+        if not after.is_initializer() and not after.is_graph_input():
+            after.name, before.name = before.name, f"{before.name}__replaced"
+        convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
+    graph.remove(old, safe=True)

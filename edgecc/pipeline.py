@@ -1,0 +1,239 @@
+"""Pass, PassContext and Pipeline: how a graph is rewritten, checked and recorded (DESIGN §3)."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from edgecc import ir
+from edgecc.errors import EdgeccError, PassError
+
+if TYPE_CHECKING:
+    from edgecc.calibration.dataset import Dataset
+    from edgecc.quant.plan import QuantPlan
+    from edgecc.target import Target
+
+# An exact pass may differ from its input by this fraction of an output's largest magnitude: float32 rounding of
+# re-associated sums (10 to 30 times less on the networks measured in benchmarks/).
+EXACT_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A pattern that a pass looked at and left alone, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What one run of a pass did."""
+
+    rewritten: int = 0
+    refused: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassContext:
+    """What a pass may need beyond the graph.
+
+    Attributes:
+        data: calibration samples, in the ONNX layout.
+        target: the device compiled for.
+        plan: the quantization plan, already specialised for one runtime.
+        seed: of every random choice.
+        check: compare outputs after every exact pass that changed something.
+        dump: folder that receives a text snapshot of the graph after every pass.
+        progress: called with (pass name, index, count) before each pass.
+    """
+
+    data: Dataset | None = None
+    target: Target | None = None
+    plan: QuantPlan | None = None
+    seed: int = 0
+    check: bool = True
+    dump: Path | None = None
+    progress: Callable[[str, int, int], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass(ABC):
+    """A rewrite of the graph. The fields of a subclass are its options.
+
+    Class attributes:
+        name: the name users write.
+        exact: the same function up to float rounding (checked), or approximate (its loss is measured).
+    """
+
+    name: ClassVar[str]
+    exact: ClassVar[bool] = True
+
+    @abstractmethod
+    def apply(self, model: ir.Model, ctx: PassContext) -> PassResult:
+        """Rewrites `model` in place."""
+
+    def options(self) -> dict[str, Any]:
+        """The options and their values."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """The line of one pass in the log and the report. Times in seconds; `error` as in `relative_error`."""
+
+    name: str
+    exact: bool
+    options: Mapping[str, Any]
+    rewritten: int
+    refused: tuple[Refusal, ...]
+    nodes_before: int
+    nodes_after: int
+    seconds: float
+    error: float | None = None
+
+
+@dataclass
+class PipelineLog:
+    """What every pass of a run did, in order."""
+
+    records: list[PassRecord] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in the order in which they run."""
+
+    passes: Sequence[Pass]
+
+    def run(self, model: ir.Model, ctx: PassContext | None = None) -> tuple[ir.Model, PipelineLog]:
+        """Runs every pass on a copy of `model` (weights are shared, `model` stays as it is).
+
+        Raises:
+            PassError: a pass failed, left an invalid graph, or is exact and changed the answers.
+        """
+        ctx = ctx or PassContext()
+        original, model, log = model, model.clone(), PipelineLog()
+        reference: dict[str, ir.Array] | None = None
+        feeds: dict[str, ir.Array] | None = None
+        for index, step in enumerate(self.passes):
+            if ctx.progress:
+                ctx.progress(step.name, index, len(self.passes))
+            before, started = model.graph.num_nodes(), time.perf_counter()
+            result = self._apply(step, model, ctx, log)
+            seconds = time.perf_counter() - started
+            error: float | None = None
+            if result.rewritten and step.exact and ctx.check:
+                if feeds is None or reference is None:
+                    feeds = _feeds(original, ctx)
+                    reference = _answers(original, feeds)
+                error = max(
+                    (relative_error(reference[name], got) for name, got in _answers(model, feeds).items()),
+                    default=0.0,
+                )
+                if not error <= EXACT_TOLERANCE:
+                    raise PassError(
+                        f"the exact pass changed the answers by {error:.2e} of their range"
+                        f" (allowed: {EXACT_TOLERANCE:.0e}); passes before it: {_names(log)}",
+                        node=step.name,
+                        remedy=f"report this, and compile with --skip-pass {step.name} meanwhile",
+                    )
+            elif not step.exact:  # what follows is compared with the approximate network
+                original, reference = model.clone(), None
+            log.records.append(
+                PassRecord(
+                    step.name, step.exact, step.options(), result.rewritten, result.refused,
+                    before, model.graph.num_nodes(), seconds, error,
+                )
+            )  # fmt: skip
+            if ctx.dump:
+                _snapshot(model, ctx.dump, f"{index:02d}-{step.name}")
+        return model, log
+
+    def _apply(self, step: Pass, model: ir.Model, ctx: PassContext, log: PipelineLog) -> PassResult:
+        try:
+            result = step.apply(model, ctx)
+            if result.rewritten:
+                validate(model)
+                infer_shapes(model)
+        except EdgeccError:
+            raise
+        except Exception as error:  # noqa: BLE001 - wrapped with the pass and the passes before it
+            raise PassError(
+                f"{type(error).__name__}: {error}; passes before it: {_names(log)}",
+                node=step.name,
+                remedy=f"report this, and compile with --skip-pass {step.name} meanwhile",
+            ) from error
+        return result
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Static shape inference in place; what is known already stays known."""
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    ShapeInferencePass(strict_mode=False)(model)
+
+
+def validate(model: ir.Model) -> None:
+    """Checks that names are unique and that each value is defined before it is used.
+
+    Raises:
+        ValueError: naming the value or the node.
+    """
+    known: set[ir.Value] = {*model.graph.inputs, *model.graph.initializers.values()}
+    names = {v.name for v in known}
+    for node in model.graph:
+        for value in node.inputs:
+            if value is not None and value not in known:
+                raise ValueError(f"node {ir.label(node)} reads {value.name}, which nothing before it computes")
+        for out in node.outputs:
+            if out.name and out.name in names:
+                raise ValueError(f"two values are called {out.name}")
+            known.add(out)
+            names.add(out.name)
+    for out in model.graph.outputs:
+        if out not in known:
+            raise ValueError(f"nothing computes the output {out.name}")
+
+
+def relative_error(reference: ir.Array, other: ir.Array) -> float:
+    """Largest difference as a fraction of the reference's largest magnitude; inf where shapes or finiteness differ."""
+    if reference.shape != other.shape:
+        return float("inf")
+    a, b = np.asarray(reference, np.float64), np.asarray(other, np.float64)
+    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+        return float("inf")
+    finite = np.isfinite(a)
+    if not finite.any():
+        return 0.0
+    gap = float(np.max(np.abs(a[finite] - b[finite])))
+    return gap / max(float(np.max(np.abs(a[finite]))), 1e-30) if gap else 0.0
+
+
+def _names(log: PipelineLog) -> str:
+    return ", ".join(record.name for record in log.records) or "none"
+
+
+def _feeds(model: ir.Model, ctx: PassContext) -> dict[str, ir.Array]:
+    from edgecc.calibration.dataset import random_samples
+
+    if ctx.data is not None:
+        return next(iter(ctx.data))
+    return next(iter(random_samples(model, count=1, seed=ctx.seed)))
+
+
+def _answers(model: ir.Model, feeds: Mapping[str, ir.Array]) -> dict[str, ir.Array]:
+    from edgecc.runtime.ort import OrtRunner
+
+    return OrtRunner.from_model(model, optimize=False).run(feeds)
+
+
+def _snapshot(model: ir.Model, folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.txt").write_text(str(model), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""One file a rewrite; a new file here is found by its name (see edgecc.registry)."""
