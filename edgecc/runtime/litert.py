@@ -1,0 +1,186 @@
+"""Runs TFLite files in LiteRT, with the names, layout and real values of the ONNX model."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from edgecc.errors import EdgeccError, ModelError, UsageError
+from edgecc.ir import Array
+from edgecc.runtime import Runner, TensorSpec
+from edgecc.runtime.litert_ports import (
+    Bound,
+    checked,
+    match_ports,
+    own_port,
+    port_from_json,
+    read_metadata,
+    spec_of,
+)
+
+
+@dataclass
+class LiteRtRunner:
+    """A TFLite file, loaded.
+
+    Args:
+        data: the file.
+        threads: of XNNPACK; None: one for each processor that this process may use.
+        layers: keep every intermediate tensor readable with `tensor` (slower: no XNNPACK).
+        like: the ONNX model, for files that edgecc did not make: its names and layouts are used, matched by
+            name, position and shape.
+
+    Raises:
+        ModelError: LiteRT does not load the file.
+        UsageError: `like` has an input or output that matches no tensor of the file.
+    """
+
+    data: bytes = field(repr=False)
+    threads: int | None = field(default=None, kw_only=True)
+    layers: bool = field(default=False, kw_only=True)
+    like: Runner | None = field(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        self._interpreter = _load(self.data, self.threads or _processors(), self.layers)
+        self._facts = read_metadata(self.data)
+        self._in = self._bind(self._interpreter.get_input_details(), "inputs")
+        self._out = self._bind(self._interpreter.get_output_details(), "outputs")
+        self.inputs: tuple[TensorSpec, ...] = tuple(map(spec_of, self._in))
+        self.outputs: tuple[TensorSpec, ...] = tuple(map(spec_of, self._out))
+
+    def _bind(self, details: Sequence[Mapping[str, Any]], side: str) -> tuple[Bound, ...]:
+        dtypes = [np.dtype(d["dtype"]) for d in details]
+        if side in self._facts:
+            try:
+                ports = [port_from_json(fields) for fields in self._facts[side]]
+                pairs = list(zip(ports, range(len(details)), strict=True))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ModelError(f"the file's edgecc metadata does not fit its {side}: {error}") from error
+        elif self.like is not None:
+            wanted = self.like.inputs if side == "inputs" else self.like.outputs
+            pairs = match_ports(wanted, details, side)
+        else:
+            pairs = [(own_port(d), i) for i, d in enumerate(details)]
+        return tuple(Bound(port, details[i]["index"], dtypes[i]) for port, i in pairs)
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs once; resizes inputs whose fed shape differs from the current one (a symbolic batch).
+
+        Args:
+            feeds: an array for every input, in the ONNX layout, real values.
+
+        Returns:
+            Every output by name, in the ONNX layout: float32, or the tensor's own type if an integer.
+
+        Raises:
+            UsageError: an input is missing or its shape does not fit.
+        """
+        missing = [b.port.name for b in self._in if b.port.name not in feeds]
+        if missing:
+            raise UsageError(f"no data for input {', '.join(missing)}; given: {', '.join(feeds)}")
+        stored = [(b.index, b.store(checked(b.port, np.asarray(feeds[b.port.name])))) for b in self._in]
+        shapes = {d["index"]: tuple(d["shape"]) for d in self._interpreter.get_input_details()}
+        try:
+            resized = [(index, array) for index, array in stored if array.shape != shapes[index]]
+            if resized:
+                for index, array in resized:
+                    self._interpreter.resize_tensor_input(index, array.shape)
+                self._interpreter.allocate_tensors()
+            for index, array in stored:
+                self._interpreter.set_tensor(index, array)
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise EdgeccError(f"LiteRT cannot run the network: {_line(error)}") from error
+        return {b.port.name: b.real(self._interpreter.get_tensor(b.index)) for b in self._out}
+
+    @cached_property
+    def _tensors(self) -> dict[str, Bound]:
+        layouts = self._facts.get("layouts", {})
+        bound: dict[str, Bound] = {}
+        for detail in self._interpreter.get_tensor_details():
+            port = own_port(detail)
+            order = layouts.get(port.name)
+            if order is not None:
+                port = replace(port, permutation=tuple(order))
+            bound.setdefault(port.name, Bound(port, detail["index"], np.dtype(detail["dtype"])))
+        bound.update({b.port.name: b for b in (*self._in, *self._out)})
+        return bound
+
+    @property
+    def tensor_names(self) -> frozenset[str]:
+        """Names that `tensor` knows."""
+        return frozenset(self._tensors)
+
+    def tensor(self, name: str) -> Array:
+        """A tensor as the last run left it: real values, ONNX layout where the file records it.
+
+        Raises:
+            UsageError: the runner was made without `layers=True`, or no tensor has that name.
+        """
+        if not self.layers:
+            raise UsageError("intermediate tensors are kept only with layers=True", node=name)
+        if name not in self._tensors:
+            raise UsageError("the file has no such tensor", node=name)
+        bound = self._tensors[name]
+        try:
+            return bound.real(self._interpreter.get_tensor(bound.index))
+        except ValueError as error:
+            raise UsageError(f"LiteRT does not keep this tensor: {_line(error)}", node=name) from error
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Drops the notices (INFO) that C++ code writes to standard error, and lets every other line through.
+
+    LiteRT 2.3 has no setting for them: they are written to file descriptor 2 by its logger.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            held.seek(0)
+            kept = [line for line in held.read().splitlines(keepends=True) if not line.startswith(b"INFO:")]
+            if kept:
+                os.write(2, b"".join(kept))
+
+
+def _load(data: bytes, threads: int, layers: bool) -> Any:
+    if data[4:8] != b"TFL3":
+        raise ModelError("this is not a TFLite file: its identifier TFL3 is missing")
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    # XNNPACK computes chains without their intermediate tensors, so a runner for layers goes without it.
+    resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if layers else OpResolverType.AUTO
+    try:
+        with quiet_stderr():
+            interpreter = Interpreter(
+                model_content=data,
+                num_threads=threads,
+                experimental_op_resolver_type=resolver,
+                experimental_preserve_all_tensors=layers,
+            )
+            interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"LiteRT does not load the file: {_line(error)}") from error
+    return interpreter
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
