@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import weakref
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -73,6 +74,7 @@ __all__ = [
     "Value",
     "add_initializer",
     "attribute",
+    "can_bypass",
     "constant",
     "consumers",
     "convenience",
@@ -147,14 +149,32 @@ def single_consumer(value: Value) -> Node | None:
     return nodes[0] if len(nodes) == 1 and not value.is_graph_output() else None
 
 
+_NAMES = "edgecc.names"
+
+
+def _names(graph: Graph) -> set[str | None]:
+    """The names in use, kept with the graph so that asking for many fresh names stays linear."""
+    kept = graph.meta.get(_NAMES)
+    if kept is not None and kept[0]() is graph:  # a clone carries its original's store: not its own
+        names: set[str | None] = kept[1]
+        return names
+    names = {v.name for v in graph.inputs} | set(graph.initializers)
+    names.update(out.name for node in graph for out in node.outputs)
+    graph.meta[_NAMES] = (weakref.ref(graph), names)
+    return names
+
+
 def fresh_name(graph: Graph, stem: str) -> str:
-    """`stem`, or `stem` with a number, such that no value of the graph has that name."""
-    taken = {v.name for v in graph.inputs} | set(graph.initializers)
-    taken.update(out.name for node in graph for out in node.outputs)
+    """`stem`, or `stem` with a number, such that no value of the graph has or was given that name.
+
+    Names of values that were added without asking here are seen only by the first call: ask before adding.
+    """
+    taken = _names(graph)
     name, count = stem, 0
-    while name in taken:
+    while name in taken or name in graph.initializers:
         count += 1
         name = f"{stem}_{count}"
+    taken.add(name)
     return name
 
 
@@ -169,22 +189,38 @@ def add_initializer(graph: Graph, array: Array, name: str) -> Value:
 
 
 def replace(old: Iterable[Node], new: Iterable[Node], outputs: dict[Value, Value]) -> None:
-    """Puts `new` nodes before the first of `old`, moves all uses of the keys of `outputs` to its values, deletes `old`.
+    """Moves all uses of the keys of `outputs` to its values, which `new` nodes compute, and deletes `old`.
 
-    A replaced graph output keeps its name, as names of outputs are part of the contract with the user.
+    The new nodes stand where the first replaced output was computed, so all that `old` read is there. A new value
+    takes the name of the one it replaces; a value that was in the graph before keeps its own, unless it becomes a
+    graph output, whose names are part of the contract with the user.
+
+    Raises:
+        ValueError: a graph output would become a graph input, a constant or a second output (see `can_bypass`).
     """
-    old = list(old)
+    old, new = list(old), list(new)
     graph = old[0].graph
     assert isinstance(graph, Graph)
-    order = {node: position for position, node in enumerate(graph)}
-    first = min(old, key=order.__getitem__)
-    graph.insert_before(first, list(new))
+    anchors = {producer for value in outputs if (producer := value.producer()) is not None} or set(old)
+    first = next(iter(anchors)) if len(anchors) == 1 else next(node for node in graph if node in anchors)
+    graph.insert_before(first, new)
+    created = {out for node in new for out in node.outputs}
     for before, after in outputs.items():
+        if not can_bypass(before, after):
+            raise ValueError(f"the output {before.name} cannot become {after.name}: both names must stay")
         if after.shape is None:
             after.shape = before.shape
         if after.type is None:
             after.type = before.type
-        if not after.is_initializer() and not after.is_graph_input():
-            after.name, before.name = before.name, f"{before.name}__replaced"
+        if after in created or before.is_graph_output():
+            name, before.name = before.name, None
+            after.name = name
         convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
     graph.remove(old, safe=True)
+
+
+def can_bypass(before: Value, after: Value) -> bool:
+    """Whether `after` can take the place of `before`: two names that the user sees cannot become one."""
+    if not before.is_graph_output():
+        return True
+    return not (after.is_graph_input() or after.is_initializer() or after.is_graph_output())
