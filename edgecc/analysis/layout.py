@@ -1,0 +1,377 @@
+"""NCHW or NHWC for every value, as a minimum cut (DESIGN §4).
+
+Every site gets one of two labels; a label names, for each value, one of two *orders*. An order is a permutation:
+axis i of the stored tensor is axis order[i] of the ONNX value. Ordinarily the two are ONNX's own order and
+channels-last. Behind a Transpose both are re-based, so that a Transpose never moves data: it renames axes, and
+whoever needs another order than either of the two pays for it. A Flatten that feeds only constant-weight Gemms
+carries its input's order too: the weights' rows are permuted instead.
+
+Readers that need another order than the one stored cost the bytes to transpose, once a value. The cheapest labelling
+is an s-t minimum cut (Greig, Porteous, Seheult 1989), which is optimal for two labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgecc import ir
+from edgecc.analysis.sites import Operand, Site, SiteGraph
+
+Permutation = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Flattened:
+    """The order of a matrix (batch, everything else) made from a tensor of `shape` stored in `order`."""
+
+    shape: tuple[int, ...]
+    order: Permutation
+
+    def rows(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+        """For each stored column the ONNX column that it holds: (columns,) int64."""
+        columns = np.arange(int(np.prod(self.shape[1:]))).reshape(1, *self.shape[1:])
+        return columns.transpose(self.order).reshape(-1).astype(np.int64)
+
+
+Order = Permutation | Flattened
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The chosen order of every value, and what the choice costs in bytes moved by transposes."""
+
+    orders: Mapping[ir.Value, Order]
+    cost: int = 0
+
+    def of(self, value: ir.Value) -> Order:
+        """The order in which `value` is stored; ONNX's own where nothing was decided."""
+        return self.orders.get(value, identity(value))
+
+
+def channels_last(rank: int) -> Permutation:
+    """(0, 2, ..., rank-1, 1) for ranks 3 to 5, else the identity."""
+    return (0, *range(2, rank), 1) if 3 <= rank <= 5 else tuple(range(rank))
+
+
+def identity(value: ir.Value) -> Permutation:
+    """ONNX's own order of a value."""
+    return tuple(range(len(ir.dims(value) or ())))
+
+
+def moves_nothing(shape: tuple[int, ...], source: Permutation, wanted: Permutation) -> bool:
+    """Whether the axes longer than 1 come in the same sequence in both orders, so that no byte moves."""
+    return [a for a in source if shape[a] != 1] == [a for a in wanted if shape[a] != 1]
+
+
+# Spatial operators: their kernels read the first operand and write the result channels-last.
+BIND = frozenset(
+    {
+        "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool",
+        "GlobalLpPool", "Resize", "DepthToSpace", "SpaceToDepth", "InstanceNormalization", "BatchNormalization",
+        "LRN",
+    }
+)  # fmt: skip
+
+# Elementwise operators: any order, the same for every operand of full rank; constants are transposed when compiling.
+CARRY = frozenset(
+    {
+        "Abs", "Add", "Cast", "Ceil", "Clip", "Cos", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater",
+        "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max",
+        "Mean", "Min", "Mod", "Mul", "Neg", "Not", "And", "Or", "Xor", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu",
+        "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh", "ThresholdedRelu",
+        "Where", "Mish", "Celu",
+    }
+)  # fmt: skip
+
+# Operators that name axes: any order, the axis attribute is rewritten when lowering.
+AXIS = frozenset({"Concat", "Softmax", "LogSoftmax", "Split", "Slice", "Pad", "Gather", "Tile"})
+LAST_AXIS = frozenset({"Softmax", "LogSoftmax"})
+REDUCE = frozenset(
+    {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
+     "ReduceLogSum", "ReduceLogSumExp"}
+)  # fmt: skip
+
+# A byte moved costs 1; a transpose that moves nothing is a RESHAPE, which costs next to nothing but is not free.
+_RESHAPE_COST = 1
+_TRANSPOSE_COST = 1024
+# Ties are broken towards ONNX's own order at the ports.
+_TIE = 0.25
+
+
+@dataclass
+class _Problem:
+    """Labels to choose. A label belongs to a variable: a site or a graph input; every value has its maker's.
+
+    Attributes:
+        pair: the two orders of each value.
+        maker: the variable that decides a value's label.
+        pins: variables whose label is given.
+        reads: (value, label wanted: 0 or 1, or the variable whose label it follows).
+    """
+
+    pair: dict[ir.Value, tuple[Order, Order]] = field(default_factory=dict)
+    maker: dict[ir.Value, object] = field(default_factory=dict)
+    pins: dict[object, int] = field(default_factory=dict)
+    reads: list[tuple[ir.Value, object]] = field(default_factory=list)
+
+    def make(self, value: ir.Value, variable: object, pair: tuple[Order, Order]) -> None:
+        self.pair[value] = pair
+        self.maker[value] = variable
+
+    def need(self, value: ir.Value, order: Order) -> None:
+        """A reader that takes `order` and no other. If it is neither of the two, it pays whatever the label."""
+        pair = self.pair[value]
+        if pair[0] != pair[1] and order in pair:
+            self.reads.append((value, pair.index(order)))
+
+
+def choose_layout(graph: SiteGraph, io_layout: str = "auto") -> Layout:
+    """The cheapest assignment of orders.
+
+    Args:
+        graph: the network.
+        io_layout: "onnx" keeps inputs and outputs in ONNX's order, "nhwc" makes those of rank 3 to 5 channels-last,
+            "auto" takes what is cheapest.
+    """
+    problem = _Problem()
+    for value in graph.inputs:
+        problem.make(value, value, _default_pair(value))
+    for site in graph.sites:
+        _add_site(problem, graph, site)
+    _add_ports(problem, graph, io_layout)
+    labels = _solve(problem)
+    orders = {v: pair[labels.get(problem.maker[v], 0)] for v, pair in problem.pair.items()}
+    return Layout(orders)
+
+
+def _default_pair(value: ir.Value) -> tuple[Order, Order]:
+    own = identity(value)
+    return own, channels_last(len(own))
+
+
+def _add_ports(problem: _Problem, graph: SiteGraph, io_layout: str) -> None:
+    wanted: dict[str, Callable[[ir.Value], Permutation]] = {
+        "onnx": identity,
+        "nhwc": lambda v: channels_last(len(identity(v))),
+    }
+    if io_layout not in wanted:
+        return
+    for value in graph.inputs:
+        pair = problem.pair[value]
+        if pair[0] != pair[1]:
+            problem.pins[value] = pair.index(wanted[io_layout](value))
+    for _, operand in graph.outputs:
+        if operand.array is None and operand.value in problem.pair:
+            problem.need(operand.value, wanted[io_layout](operand.value))
+
+
+def _add_site(problem: _Problem, graph: SiteGraph, site: Site) -> None:
+    """Adds the variable, pins and reads of one site."""
+    computed = [o.value for o in site.inputs if o is not None and o.array is None and o.value in problem.pair]
+    kind = site.op_type
+    results = [r.value for r in site.outputs if ir.dims(r.value) is not None]
+    if kind in BIND and computed and len(identity(computed[0])) in (3, 4, 5):
+        problem.need(computed[0], channels_last(len(identity(computed[0]))))
+        for value in computed[1:]:
+            problem.need(value, identity(value))
+        for value in results:
+            problem.make(value, site, _default_pair(value))
+        problem.pins[site] = 1
+        return
+    pairs = _carried(problem, graph, site, computed, results)
+    if pairs is None:
+        for value in computed:
+            if not _constant_gemm(site, value):  # which takes a flattened value in either order
+                problem.need(value, identity(value))
+        for value in results:
+            problem.make(value, site, _default_pair(value))
+        problem.pins[site] = 0
+        return
+    for value, pair in zip(results, pairs, strict=True):
+        problem.make(value, site, pair)
+    for value in computed:
+        if problem.pair[value][0] != problem.pair[value][1]:
+            problem.reads.append((value, site))
+    if kind in LAST_AXIS:  # the kernel works along the last axis only
+        axis = _normalised(site.attribute("axis", -1), len(identity(computed[0])))
+        fitting = [k for k in (0, 1) if pairs[0][k][-1:] == (axis,)]  # type: ignore[index]
+        if len(fitting) == 1:
+            problem.pins[site] = fitting[0]
+
+
+def _carried(
+    problem: _Problem, graph: SiteGraph, site: Site, computed: list[ir.Value], results: list[ir.Value]
+) -> list[tuple[Order, Order]] | None:
+    """The two orders of each result of a site that works in either; None if it works only in ONNX's own."""
+    if not computed or not results:
+        return None
+    first = problem.pair[computed[0]]
+    kind, rank = site.op_type, len(identity(computed[0]))
+    if kind in CARRY:
+        ranks = {len(identity(v)) for v in (*computed, *results)}
+        if len(ranks) != 1 or any(problem.pair[v] != first for v in computed):
+            return None
+        return [first] * len(results)
+    if isinstance(first[0], Flattened) or isinstance(first[1], Flattened):
+        return None
+    if kind in AXIS:
+        if any(problem.pair[v] != first for v in computed) or any(len(identity(v)) != rank for v in results):
+            return None
+        if any(o is not None and o.array is None for o in site.inputs[1:]) and kind != "Concat":
+            return None
+        return [first] * len(results)
+    if kind in REDUCE and (len(site.inputs) < 2 or site.inputs[1] is None or site.inputs[1].array is not None):
+        gone = () if site.attribute("keepdims", 1) else reduced_axes(site, rank)
+        return [(_without(first[0], gone), _without(first[1], gone))]
+    if kind == "Transpose":
+        moved = [int(a) for a in site.attribute("perm", tuple(reversed(range(rank))))]  # type: ignore[attr-defined]
+        return [(_rebased(first[0], moved), _rebased(first[1], moved))]
+    keeps_batch = first[0][:1] == first[1][:1] == (0,)
+    if kind == "Reshape" and keeps_batch and flattens_for_gemm(graph, site):
+        shape = ir.static_dims(computed[0])
+        return [(_flattened(shape, first[0]), _flattened(shape, first[1]))]
+    return None
+
+
+def reduced_axes(site: Site, rank: int) -> tuple[int, ...]:
+    """The ONNX axes that a Reduce* site removes or collapses."""
+    operand = site.inputs[1] if len(site.inputs) > 1 else None
+    if operand is None or operand.array is None or operand.array.size == 0:
+        return () if site.attribute("noop_with_empty_axes", 0) else tuple(range(rank))
+    return tuple(sorted(int(a) % rank for a in operand.array.reshape(-1)))
+
+
+def flattens_for_gemm(graph: SiteGraph, site: Site) -> bool:
+    """Whether a Reshape makes (batch, rest) and only constant-weight Gemms read it."""
+    source, result = site.inputs[0], site.outputs[0].value
+    shape = ir.dims(result)
+    if source is None or source.array is not None or shape is None or len(shape) != 2 or result.is_graph_output():
+        return False
+    before = ir.dims(source.value)
+    if before is None or not ir.is_static(source.value) or len(before) < 2 or not ir.is_static(result):
+        return False
+    if before[0] != shape[0]:
+        return False
+    readers = graph.readers.get(result, ())
+    return bool(readers) and all(_constant_gemm(r, result) for r in readers)
+
+
+def _constant_gemm(site: Site, value: ir.Value) -> bool:
+    if site.op_type != "Gemm" or site.attribute("transA", 0):
+        return False
+    data, weight = site.inputs[0], site.inputs[1]
+    bias = site.inputs[2] if len(site.inputs) > 2 else None
+    constant: Callable[[Operand | None], bool] = lambda o: o is None or o.array is not None  # noqa: E731
+    return data is not None and data.value is value and weight is not None and constant(weight) and constant(bias)
+
+
+def _without(order: Order, gone: Iterable[int]) -> Permutation:
+    """The order of a value after the axes `gone` were removed."""
+    assert not isinstance(order, Flattened)
+    dropped = set(gone)
+    kept = [a for a in order if a not in dropped]
+    renumber = {axis: i for i, axis in enumerate(sorted(kept))}
+    return tuple(renumber[a] for a in kept)
+
+
+def _rebased(order: Order, perm: list[int]) -> Permutation:
+    """The order, in the axes of a Transpose's result, of bytes stored in `order` of its operand's axes."""
+    assert not isinstance(order, Flattened)
+    place = {source: axis for axis, source in enumerate(perm)}
+    return tuple(place[axis] for axis in order)
+
+
+def _flattened(shape: tuple[int, ...], order: Order) -> Order:
+    """(0, 1) where flattening from `order` gives ONNX's own sequence of columns."""
+    assert not isinstance(order, Flattened)
+    own = tuple(range(len(shape)))
+    return (0, 1) if moves_nothing(shape, order, own) else Flattened(shape, order)
+
+
+def _normalised(axis: object, rank: int) -> int:
+    return int(axis) % rank  # type: ignore[call-overload, no-any-return]
+
+
+def transpose_bytes(value: ir.Value, pair: tuple[Order, Order]) -> float:
+    """What it costs to turn one order of `value` into the other."""
+    shape = ir.static_dims(value) if ir.is_static(value) else tuple(d or 1 for d in ir.dims(value) or ())
+    if isinstance(pair[0], Flattened) or isinstance(pair[1], Flattened) or moves_nothing(shape, pair[0], pair[1]):
+        return _RESHAPE_COST
+    return _TRANSPOSE_COST + 4 * float(np.prod(shape))
+
+
+def _solve(problem: _Problem) -> dict[object, int]:
+    """Labels of all variables: by propagation where nothing disagrees, else by a minimum cut a component."""
+    parent: dict[object, object] = {v: v for v in problem.maker.values()}
+
+    def find(variable: object) -> object:
+        while parent[variable] is not variable:
+            parent[variable] = parent[parent[variable]]
+            variable = parent[variable]
+        return variable
+
+    pins: dict[object, set[int]] = {}
+    for value, reader in problem.reads:
+        if not isinstance(reader, int):
+            parent[find(problem.maker[value])] = find(reader)
+    for variable, label in problem.pins.items():
+        pins.setdefault(find(variable), set()).add(label)
+    for value, reader in problem.reads:
+        if isinstance(reader, int):
+            pins.setdefault(find(problem.maker[value]), set()).add(reader)
+    labels: dict[object, int] = {}
+    mixed: set[object] = set()
+    for variable in parent:
+        wanted = pins.get(find(variable), set())
+        if len(wanted) == 2:
+            mixed.add(variable)
+        else:
+            labels[variable] = next(iter(wanted), 0)
+    if mixed:
+        labels.update(_minimum_cut(problem, mixed))
+    return labels
+
+
+def _minimum_cut(problem: _Problem, variables: set[object]) -> dict[object, int]:
+    """Label 0 is the source's side. A value pays once, however many of its readers disagree with it."""
+    import networkx as nx
+    from networkx.algorithms.flow import boykov_kolmogorov
+
+    source, sink = "source", "sink"
+    cut = nx.DiGraph()
+    cut.add_nodes_from((source, sink))
+
+    def edge(a: object, b: object, capacity: float | None) -> None:
+        if capacity is None:  # networkx takes an absent capacity as infinite
+            cut.add_edge(a, b)
+        elif cut.has_edge(a, b):
+            if "capacity" in cut[a][b]:
+                cut[a][b]["capacity"] += capacity
+        else:
+            cut.add_edge(a, b, capacity=capacity)
+
+    for variable in variables:
+        cut.add_node(variable)
+        if variable in problem.pins:
+            edge(*((source, variable) if problem.pins[variable] == 0 else (variable, sink)), None)
+    for value, maker in problem.maker.items():
+        if maker in variables and value.is_graph_input() and maker not in problem.pins:
+            edge(source, maker, _TIE)
+    readers: dict[ir.Value, list[object]] = {}
+    for value, reader in problem.reads:
+        if problem.maker[value] in variables:
+            readers.setdefault(value, []).append(reader if not isinstance(reader, int) else (source, sink)[reader])
+    for value, found in readers.items():
+        maker, cost = problem.maker[value], transpose_bytes(value, problem.pair[value])
+        others = [r for r in dict.fromkeys(found) if r is not maker]
+        ahead, behind = ("ahead", value), ("behind", value)
+        edge(maker, ahead, cost)
+        edge(behind, maker, cost)
+        for reader in others:
+            edge(ahead, reader, None)
+            edge(reader, behind, None)
+    _, (zeros, _) = nx.minimum_cut(cut, source, sink, flow_func=boykov_kolmogorov)
+    return {variable: 0 if variable in zeros else 1 for variable in variables}

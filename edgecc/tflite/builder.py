@@ -1,0 +1,281 @@
+"""What lowering functions build with: tensors in the order and type they ask for, operators, constants.
+
+A value is stored once, as its site computes it; whoever needs it in another order, or quantized otherwise, gets a
+converted copy, which all later readers share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgecc import ir
+from edgecc.analysis.layout import Flattened, Layout, Order, Permutation, identity, moves_nothing
+from edgecc.analysis.sites import Operand, Site, SiteGraph
+from edgecc.ir import Array
+from edgecc.quant.params import QuantParams
+from edgecc.tflite.graph import Graph, Operator, Tensor, itemsize
+from edgecc.tflite.versions import version_of
+
+# Element types of ONNX that are narrowed, because TFLite's kernels take the narrower one.
+NARROWED = {"float64": "float32", "float16": "float32", "bfloat16": "float32", "uint16": "int32"}
+
+
+@dataclass(frozen=True)
+class Transposition:
+    """A TRANSPOSE that remains in the artifact: which value, how many bytes it moves, and who needs it."""
+
+    value: str
+    bytes: int
+    reason: str
+
+
+class Unservable(Exception):
+    """A lowering cannot serve its node: the reason, and what could be done."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
+
+
+class NeedsFloat(Exception):
+    """A lowering has no int8 form for this node: it is lowered again between DEQUANTIZE and QUANTIZE."""
+
+
+class Builder:
+    """Collects the graph while the sites are lowered in order.
+
+    Attributes:
+        site: the one being lowered.
+        quantized: whether it is lowered on integers.
+    """
+
+    def __init__(self, sites: SiteGraph, layout: Layout) -> None:
+        self.graph = Graph()
+        self.sites = sites
+        self.layout = layout
+        self.transpositions: list[Transposition] = []
+        self.site: Site | None = None
+        self.quantized = False
+        self._stored: dict[ir.Value, int] = {}
+        self._orders: dict[ir.Value, Order] = {}
+        self._copies: dict[tuple[int, Order | None, object], int] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes, object], int] = {}
+        self._names: set[str] = set()
+
+    # ---- tensors -----------------------------------------------------------------------------------------------
+
+    def tensor(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: str,
+        *,
+        data: Array | None = None,
+        quant: QuantParams | None = None,
+        batched: bool = False,
+    ) -> int:
+        """Adds a tensor; the name gets a number where it is taken."""
+        unique, count = name, 0
+        while unique in self._names:
+            count += 1
+            unique = f"{name}_{count}"
+        self._names.add(unique)
+        self.graph.tensors.append(Tensor(unique, tuple(int(d) for d in shape), dtype, data, quant, batched))
+        return len(self.graph.tensors) - 1
+
+    def constant(self, array: Array, name: str, quant: QuantParams | None = None) -> int:
+        """A constant tensor; equal constants of one type are one tensor."""
+        array = np.asarray(array)
+        array = array.astype(NARROWED.get(str(array.dtype), array.dtype))
+        dtype = quant.dtype if quant is not None else str(array.dtype)
+        key = (dtype, array.shape, array.tobytes(), _quant_key(quant))
+        if key not in self._constants:
+            self._constants[key] = self.tensor(name, array.shape, dtype, data=array, quant=quant)
+        return self._constants[key]
+
+    def weight(self, array: Array, name: str, quant: QuantParams | None) -> int:
+        """A constant of a kernel's weights: integers with their scales, float32, or float16 behind a DEQUANTIZE."""
+        if quant is None and array.dtype == np.float16:
+            half = self.tensor(f"{name}_float16", array.shape, "float16", data=np.ascontiguousarray(array))
+            real = self.tensor(name, array.shape, "float32")
+            return self.operator("DEQUANTIZE", [half], [real])
+        return self.constant(array, name, quant)
+
+    def ints(self, values: Sequence[int], name: str = "") -> int:
+        """A constant vector of int32, as shapes, axes and paddings are."""
+        return self.constant(np.asarray(values, np.int32), name or f"{self._site_name()}/const")
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Shape of a tensor, a symbolic batch as 1."""
+        return self.graph.tensors[index].shape
+
+    # ---- reading -----------------------------------------------------------------------------------------------
+
+    def input(self, position: int, order: Order | None = None) -> int:
+        """The tensor of an operand of the site being lowered, in `order` (None: ONNX's own)."""
+        assert self.site is not None
+        operand = self.site.inputs[position]
+        if operand is None:
+            raise Unservable(f"operand {position} is absent")
+        return self.read(operand, order)
+
+    def read(self, operand: Operand, order: Order | None = None) -> int:
+        """The tensor of an operand in `order` (None: ONNX's own): integers if the site works on integers."""
+        wanted = identity(operand.value) if order is None else order
+        quant = operand.quant if self.quantized else None
+        if operand.array is not None:
+            array = operand.array if quant is not None else operand.real()
+            return self._constant_in(array, str(operand.value.name), wanted, quant)
+        index = self._in_quant(self._stored[operand.value], operand.value, quant)
+        return self._in_order(index, operand.value, wanted)
+
+    def _constant_in(self, array: Array, name: str, order: Order, quant: QuantParams | None) -> int:
+        if isinstance(order, Flattened):
+            rows = order.rows()
+            moved = array if array.size == 1 else np.broadcast_to(array, (*array.shape[:-1], rows.size))[..., rows]
+            return self.constant(moved, name, quant)
+        moved = array.transpose(order) if order and len(order) == array.ndim else array
+        if quant is not None and quant.axis is not None and len(order) == array.ndim:
+            quant = QuantParams(
+                scale=quant.scale, zero_point=quant.zero_point, dtype=quant.dtype, axis=order.index(quant.axis)
+            )
+        return self.constant(moved, name, quant)
+
+    def _in_quant(self, index: int, value: ir.Value, quant: QuantParams | None) -> int:
+        tensor = self.graph.tensors[index]
+        if _quant_key(tensor.quant) == _quant_key(quant):
+            return index
+        key = (index, None, _quant_key(quant))
+        if key not in self._copies:
+            dtype = "float32" if quant is None else quant.dtype
+            suffix = "dequantized" if quant is None else "quantized"
+            copy = self.tensor(
+                f"{value.name}_{suffix}", tensor.shape, dtype, quant=quant, batched=tensor.batched
+            )
+            self.operator("DEQUANTIZE" if quant is None else "QUANTIZE", [index], [copy])
+            self._orders.setdefault(value, self.order(value))
+            self._copies[key] = copy
+        return self._copies[key]
+
+    def _in_order(self, index: int, value: ir.Value, wanted: Order) -> int:
+        stored = self.order(value)
+        if stored == wanted:
+            return index
+        if isinstance(stored, Flattened) or isinstance(wanted, Flattened):
+            raise Unservable(f"{value.name} is flattened in another order than its reader needs")
+        key = (index, wanted, "order")
+        if key not in self._copies:
+            tensor = self.graph.tensors[index]
+            shape = ir.static_dims(value)
+            new_shape = tuple(shape[a] for a in wanted)
+            copy = self.tensor(
+                f"{value.name}_{'nchw' if wanted == identity(value) else 'nhwc'}", new_shape, tensor.dtype,
+                quant=tensor.quant, batched=tensor.batched,
+            )  # fmt: skip
+            if moves_nothing(shape, stored, wanted) and (not tensor.batched or wanted[0] == stored[0] == 0):
+                self.reshape(index, copy)
+            else:
+                perm = [stored.index(a) for a in wanted]
+                self.operator("TRANSPOSE", [index, self.ints(perm)], [copy])
+                size = int(np.prod(shape)) * itemsize(tensor.dtype)
+                reason = f"{self._site_name()} needs {value.name} in another order than its maker leaves it"
+                self.transpositions.append(Transposition(str(value.name), size, reason))
+            self._copies[key] = copy
+        return self._copies[key]
+
+    # ---- writing -----------------------------------------------------------------------------------------------
+
+    def order(self, value: ir.Value) -> Order:
+        """The order in which `value` is stored."""
+        return self._orders.get(value) or self.layout.of(value)
+
+    def permutation(self, value: ir.Value) -> Permutation:
+        """As `order`, for values that no Flatten made."""
+        order = self.order(value)
+        if isinstance(order, Flattened):
+            raise Unservable(f"{value.name} is flattened")
+        return order
+
+    def output(self, position: int = 0) -> int:
+        """The tensor that the site being lowered must fill, in the layout's order for its value."""
+        assert self.site is not None
+        result = self.site.outputs[position]
+        value = result.value
+        order = self.order(value)
+        shape = ir.static_dims(value)
+        if not isinstance(order, Flattened):
+            shape = tuple(shape[a] for a in order)
+        quant = result.quant if self.quantized else None
+        index = self.tensor(
+            str(value.name), shape, quant.dtype if quant else self.dtype(value), quant=quant, batched=is_batched(value)
+        )
+        self._stored[value] = index
+        return index
+
+    def alias(self, index: int, position: int = 0) -> None:
+        """The site does no work: its result is the tensor `index`, under the name that this has already."""
+        assert self.site is not None
+        self._stored[self.site.outputs[position].value] = index
+
+    def store_input(self, value: ir.Value, index: int) -> None:
+        """Graph input `value` is the tensor `index`."""
+        self._stored[value] = index
+
+    def dtype(self, value: ir.Value) -> str:
+        """TFLite's element type for a value."""
+        name = "float32" if value.dtype is None else str(value.dtype.numpy())
+        return NARROWED.get(name, name)
+
+    def operator(
+        self, code: str, inputs: Sequence[int], outputs: Sequence[int], options: Mapping[str, Any] | None = None
+    ) -> int:
+        """Appends an operator with the lowest version that serves its types, and gives its first output back."""
+        op = Operator(code, tuple(inputs), tuple(outputs), dict(options or {}))
+        op.version = version_of(op, self.graph.tensors)
+        self.graph.operators.append(op)
+        return outputs[0]
+
+    def temporary(self, like: int, suffix: str, shape: Sequence[int] | None = None, **changes: Any) -> int:
+        """A tensor between two operators of one site, typed like the tensor `like`."""
+        tensor = self.graph.tensors[like]
+        facts = {"dtype": tensor.dtype, "quant": tensor.quant, "batched": tensor.batched, **changes}
+        return self.tensor(f"{self._site_name()}/{suffix}", tensor.shape if shape is None else shape, **facts)
+
+    def emit(self, code: str, inputs: Sequence[int], options: Mapping[str, Any] | None = None) -> None:
+        """The operator whose kernel has no fused activation: an absorbed one becomes an operator of its own."""
+        assert self.site is not None
+        target = self.output()
+        activation = self.site.activation
+        if activation == "NONE":
+            self.operator(code, inputs, [target], options)
+            return
+        before = self.temporary(target, "before_activation")
+        self.operator(code, inputs, [before], options)
+        self.operator(activation, [before], [target])
+
+    def reshape(self, source: int, target: int) -> int:
+        """RESHAPE `source` into the shape of `target`; the batch stays -1 where it is symbolic."""
+        tensor = self.graph.tensors[target]
+        shape = (-1, *tensor.shape[1:]) if tensor.batched else tensor.shape
+        return self.operator(
+            "RESHAPE", [source, self.ints(shape)], [target], {"newShape": np.asarray(shape, np.int32)}
+        )
+
+    def _site_name(self) -> str:
+        return "output" if self.site is None else str(self.site.outputs[0].value.name)
+
+
+def is_batched(value: ir.Value) -> bool:
+    """Whether axis 0 is the symbolic batch."""
+    shape = ir.dims(value)
+    return bool(shape) and shape is not None and shape[0] is None
+
+
+def _quant_key(quant: QuantParams | None) -> object:
+    if quant is None:
+        return None
+    return (quant.dtype, quant.axis, np.asarray(quant.scale).tobytes(), np.asarray(quant.zero_point).tobytes())

@@ -1,0 +1,148 @@
+"""Conv and ConvTranspose."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgecc import ir
+from edgecc.analysis.layout import channels_last
+from edgecc.analysis.sites import Operand, Site
+from edgecc.ir import Array
+from edgecc.quant.params import QuantParams
+from edgecc.tflite import lowers
+from edgecc.tflite.builder import Builder, Unservable
+from edgecc.tflite.options import ACTIVATIONS
+from edgecc.tflite.padding import VALID, apply_padding, window
+
+
+@lowers("Conv", int8=True)
+def conv(site: Site, b: Builder) -> None:
+    """CONV_2D, or DEPTHWISE_CONV_2D where each group has one input channel. One-dimensional ones run at height 1."""
+    data, weight = site.inputs[0], site.inputs[1]
+    assert data is not None and weight is not None
+    if weight.array is None:
+        raise Unservable("the weights are computed at run time", "make them an initializer")
+    spatial = weight.array.ndim - 2
+    if spatial not in (1, 2):
+        raise Unservable(f"a convolution over {spatial} spatial axes has no kernel")
+    shape = ir.static_dims(data.value)
+    out_shape = ir.static_dims(site.outputs[0].value)
+    groups, channels = int(site.attribute("group", 1)), shape[1]  # type: ignore[call-overload]
+    win = window(site, weight.array.shape[2:], shape[2:], out_shape[2:])
+    source = _as_image(b, b.input(0, channels_last(len(shape))))
+    source, padding = apply_padding(b, source, win)
+    depthwise = groups > 1 and groups == channels
+    options = {
+        "padding": padding,
+        "strideH": win.strides[0],
+        "strideW": win.strides[1],
+        "dilationHFactor": win.dilations[0],
+        "dilationWFactor": win.dilations[1],
+        "fusedActivationFunction": ACTIVATIONS[site.activation],
+    }
+    filters = _kernel_weights(b, weight, depthwise)
+    if depthwise:
+        options["depthMultiplier"] = out_shape[1] // channels
+    bias = bias_tensor(b, site, data, weight, out_shape[1])
+    target = b.output()
+    image = target if spatial == 2 else b.temporary(target, "image", _lifted(b.shape(target)))
+    b.operator("DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", [source, filters, bias], [image], options)
+    if image != target:
+        b.reshape(image, target)
+
+
+def _lifted(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[0], 1, *shape[1:])
+
+
+def _as_image(b: Builder, tensor: int) -> int:
+    """(batch, width, channels) as (batch, 1, width, channels)."""
+    shape = b.shape(tensor)
+    if len(shape) == 4:
+        return tensor
+    return b.reshape(tensor, b.temporary(tensor, "lifted", _lifted(shape)))
+
+
+def _kernel_weights(b: Builder, weight: Operand, depthwise: bool) -> int:
+    """(out, in/groups, kh, kw) as (out, kh, kw, in/groups), or (1, kh, kw, out) for depthwise."""
+    array, quant = stored_weight(b, weight)
+    if array.ndim == 3:
+        array = array[:, :, None, :]
+    moved = array.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
+    if quant is not None and quant.axis is not None:
+        quant = QuantParams(
+            scale=quant.scale, zero_point=quant.zero_point, dtype=quant.dtype, axis=3 if depthwise else 0
+        )
+    return b.weight(moved, str(weight.value.name), quant)
+
+
+def stored_weight(b: Builder, weight: Operand) -> tuple[Array, QuantParams | None]:
+    """Weights as the kernel reads them: integers with their scales, or real values.
+
+    int8 weights under real activations stay int8: that is TFLite's dynamic range.
+    """
+    assert weight.array is not None
+    return weight.array, weight.quant
+
+
+def bias_tensor(b: Builder, site: Site, data: Operand, weight: Operand, count: int) -> int:
+    """The bias, (count,) float32 or int32 with scale s_in * s_w; zeros where the node has none."""
+    operand = site.inputs[2] if len(site.inputs) > 2 else None
+    if operand is not None and operand.array is None:
+        raise Unservable("the bias is computed at run time", "make it an initializer")
+    if operand is not None and (operand.quant is not None or not b.quantized):
+        array = operand.array if b.quantized else operand.real()
+        assert array is not None
+        return b.constant(np.broadcast_to(array.reshape(-1), (count,)), str(operand.value.name),
+                          operand.quant if b.quantized else None)  # fmt: skip
+    name = f"{site.outputs[0].value.name}/bias"
+    if not b.quantized:
+        return b.constant(np.zeros(count, np.float32), name)
+    assert data.quant is not None and weight.quant is not None
+    scale = (data.quant.scale * weight.quant.scale).astype(np.float32)
+    real = np.zeros(count) if operand is None else np.broadcast_to(operand.real().reshape(-1), (count,))
+    quant = QuantParams(
+        scale=scale, zero_point=np.zeros(scale.shape, np.int64), dtype="int32", axis=0 if scale.size > 1 else None
+    )
+    return b.constant(quant.quantize(real), name, quant)
+
+
+@lowers("ConvTranspose")
+def conv_transpose(site: Site, b: Builder) -> None:
+    """TRANSPOSE_CONV with VALID padding, then a crop where ONNX pads and zeros where it adds output padding."""
+    data, weight = site.inputs[0], site.inputs[1]
+    assert data is not None and weight is not None
+    if weight.array is None or weight.array.ndim != 4 or int(site.attribute("group", 1)) != 1:  # type: ignore[call-overload]
+        raise Unservable("only constant, ungrouped, two-dimensional transposed convolutions have a kernel")
+    if tuple(site.attribute("dilations", (1, 1))) != (1, 1):  # type: ignore[arg-type]
+        raise Unservable("dilated transposed convolutions have no kernel")
+    shape, out = ir.static_dims(data.value), ir.static_dims(site.outputs[0].value)
+    strides = tuple(int(s) for s in site.attribute("strides", (1, 1)))  # type: ignore[attr-defined]
+    full = [(shape[2 + i] - 1) * strides[i] + weight.array.shape[2 + i] for i in (0, 1)]
+    front = _front_crop(site, out, full)
+    source = b.input(0, channels_last(4))
+    filters = b.constant(weight.real().transpose(1, 2, 3, 0), str(weight.value.name))
+    bias = bias_tensor(b, site, data, weight, out[1])
+    target = b.output()
+    crop = any(front) or any(full[i] < out[2 + i] for i in (0, 1)) or any(full[i] > out[2 + i] for i in (0, 1))
+    whole = b.temporary(target, "whole", (out[0], *full, out[1])) if crop else target
+    sizes = b.ints((shape[0], *full, out[1]))
+    options = {"padding": VALID, "strideH": strides[0], "strideW": strides[1]}
+    b.operator("TRANSPOSE_CONV", [sizes, filters, source, bias], [whole], options)
+    if not crop:
+        return
+    behind = [max(front[i] + out[2 + i] - full[i], 0) for i in (0, 1)]
+    if any(behind):
+        raise Unservable("output padding beyond the kernel's reach", "use a Pad node after the convolution")
+    begin = b.ints((0, *front, 0))
+    b.operator("SLICE", [whole, begin, b.ints((-1, *out[2:], out[1]))], [target])
+
+
+def _front_crop(site: Site, out: tuple[int, ...], full: list[int]) -> tuple[int, int]:
+    auto = str(site.attribute("auto_pad", "NOTSET"))
+    if auto.startswith("SAME") or site.attribute("output_shape") is not None:
+        total = [max(full[i] - out[2 + i], 0) for i in (0, 1)]
+        front = [t // 2 if auto != "SAME_LOWER" else t - t // 2 for t in total]
+    else:
+        front = [int(p) for p in site.attribute("pads", (0, 0, 0, 0))][:2]  # type: ignore[attr-defined]
+    return front[0], front[1]

@@ -1,0 +1,69 @@
+"""Gemm and MatMul."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgecc import ir
+from edgecc.analysis.layout import Flattened
+from edgecc.analysis.sites import Operand, Site
+from edgecc.quant.params import QuantParams
+from edgecc.tflite import lowers
+from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
+from edgecc.tflite.lower_conv import bias_tensor, stored_weight
+from edgecc.tflite.options import ACTIVATIONS
+
+
+@lowers("Gemm", int8=True)
+def gemm(site: Site, b: Builder) -> None:
+    """FULLY_CONNECTED: y = x W^T + bias with W (out, in), its columns permuted as the operand is flattened."""
+    data, weight = site.inputs[0], site.inputs[1]
+    assert data is not None and weight is not None
+    if weight.array is None or site.attribute("transA", 0):
+        raise Unservable("only Gemm(x, constant weights) has a kernel", "make the second operand an initializer")
+    if (site.attribute("alpha", 1.0), site.attribute("beta", 1.0)) != (1.0, 1.0):
+        raise Unservable("alpha and beta must be 1", "run the pass fuse_gemm")
+    order = b.order(data.value) if data.array is None else (0, 1)
+    source = b.read(data, order)
+    columns = order.rows() if isinstance(order, Flattened) else None
+    count = ir.static_dims(site.outputs[0].value)[-1]
+    filters = _weights(b, weight, transposed=not site.attribute("transB", 0), columns=columns)
+    bias = bias_tensor(b, site, data, weight, count)
+    _fully_connected(site, b, [source, filters, bias], keep_dims=False)
+
+
+def _weights(b: Builder, weight: Operand, *, transposed: bool, columns: np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None = None) -> int:
+    array, quant = stored_weight(b, weight)
+    if transposed:
+        array = array.T
+        if quant is not None and quant.axis is not None:
+            quant = QuantParams(
+                scale=quant.scale, zero_point=quant.zero_point, dtype=quant.dtype, axis=1 - quant.axis
+            )
+    if quant is not None and quant.axis == 1:
+        raise NeedsFloat
+    return b.weight(array if columns is None else array[:, columns], str(weight.value.name), quant)
+
+
+def _fully_connected(site: Site, b: Builder, inputs: list[int], *, keep_dims: bool) -> None:
+    options = {"fusedActivationFunction": ACTIVATIONS[site.activation], "keepNumDims": keep_dims}
+    b.operator("FULLY_CONNECTED", inputs, [b.output()], options)
+
+
+@lowers("MatMul", int8=True)
+def matmul(site: Site, b: Builder) -> None:
+    """FULLY_CONNECTED where the second operand is a constant matrix, else BATCH_MATMUL."""
+    left, right = site.inputs[0], site.inputs[1]
+    assert left is not None and right is not None
+    ranks = [len(ir.static_dims(o.value)) for o in (left, right)]
+    if min(ranks) < 2:
+        raise Unservable("a MatMul with a vector has no kernel", "give it a matrix with one row or column")
+    if right.array is not None and ranks[1] == 2 and left.array is None:
+        count = ir.static_dims(site.outputs[0].value)[-1]
+        filters = _weights(b, right, transposed=True)
+        bias = bias_tensor(b, site, left, right, count)
+        _fully_connected(site, b, [b.read(left), filters, bias], keep_dims=ranks[0] > 2)
+        return
+    if b.quantized and any(o.quant is not None and o.quant.axis is not None for o in (left, right)):
+        raise NeedsFloat
+    b.emit("BATCH_MATMUL", [b.read(left), b.read(right)], {"adjX": False, "adjY": False})

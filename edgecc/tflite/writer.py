@@ -1,0 +1,176 @@
+"""Writes a `Graph` as a flatbuffer with LiteRT's own schema classes.
+
+Layout of the file: https://www.tensorflow.org/lite schema.fbs, version 3. Constant buffers are aligned to 16 bytes
+(`force_align: 16` of `Buffer.data`), so that the runtime maps them in place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from edgecc.ir import Array
+from edgecc.tflite.graph import Graph, Operator, Tensor
+
+SCHEMA_VERSION = 3
+METADATA_NAME = "edgecc"
+_ALIGNMENT = 16
+# A flatbuffer's offsets are 32 bit and signed.
+MAX_BYTES = 2**31 - 1
+
+# BuiltinOperator -> its options table, where the name does not follow from the operator's.
+_OPTIONS = {
+    "CONV_2D": "Conv2DOptions",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "AVERAGE_POOL_2D": "Pool2DOptions",
+    "MAX_POOL_2D": "Pool2DOptions",
+    "L2_POOL_2D": "Pool2DOptions",
+    "MEAN": "ReducerOptions",
+    "SUM": "ReducerOptions",
+    "REDUCE_MAX": "ReducerOptions",
+    "REDUCE_MIN": "ReducerOptions",
+    "REDUCE_PROD": "ReducerOptions",
+    "BATCH_MATMUL": "BatchMatMulOptions",
+    "MAXIMUM": "MaximumMinimumOptions",
+    "MINIMUM": "MaximumMinimumOptions",
+    "PADV2": "PadV2Options",
+    "GELU": "GeluOptions",
+    "CONV_3D": "Conv3DOptions",
+}
+
+
+def write(graph: Graph, *, description: str, metadata: Mapping[str, Any]) -> bytes:
+    """The bytes of a .tflite file; the same graph gives the same bytes.
+
+    Args:
+        graph: what to write.
+        description: human-readable text of the model table.
+        metadata: JSON-serialisable facts, stored under the metadata name `edgecc`.
+
+    Raises:
+        ValueError: the file would exceed 2 GB.
+    """
+    model = schema.ModelT(version=SCHEMA_VERSION, description=description)
+    buffers = _Buffers()
+    model.operatorCodes, code_index = _operator_codes(graph)
+    subgraph = schema.SubGraphT(
+        tensors=[_tensor(t, buffers) for t in graph.tensors],
+        inputs=np.array(graph.inputs, np.int32),
+        outputs=np.array(graph.outputs, np.int32),
+        operators=[_operator(op, code_index[op.code, op.version]) for op in graph.operators],
+        name="main",
+    )
+    model.subgraphs = [subgraph]
+    model.signatureDefs = [
+        schema.SignatureDefT(
+            inputs=[schema.TensorMapT(n, i) for n, i in zip(graph.input_names, graph.inputs, strict=True)],
+            outputs=[schema.TensorMapT(n, i) for n, i in zip(graph.output_names, graph.outputs, strict=True)],
+            signatureKey="serving_default",
+            subgraphIndex=0,
+        )
+    ]
+    text = json.dumps(metadata, sort_keys=True, separators=(",", ":")).encode()
+    model.metadata = [schema.MetadataT(METADATA_NAME, buffers.add(np.frombuffer(text, np.uint8)))]
+    model.buffers = buffers.items
+    size = sum(b.data.size for b in buffers.items if b.data is not None)
+    if size > MAX_BYTES - 2**20:
+        raise ValueError(f"constants of {size / 1e9:.1f} GB do not fit into a TFLite file (2 GB)")
+    builder = flatbuffers.Builder(size + 512 * len(graph.tensors) + 4096)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+class _AlignedBufferT(schema.BufferT):  # type: ignore[misc]
+    """A buffer whose data starts at a multiple of 16 bytes from the end of the file, hence from its start."""
+
+    def Pack(self, builder: Any) -> int:  # noqa: N802 - the name is the schema's
+        if self.data is None:
+            schema.BufferStart(builder)
+            return int(schema.BufferEnd(builder))
+        count = self.data.size
+        builder.StartVector(1, count, _ALIGNMENT)
+        builder.head -= count
+        builder.Bytes[builder.head : builder.head + count] = self.data.tobytes()
+        data = builder.EndVector()
+        schema.BufferStart(builder)
+        schema.BufferAddData(builder, data)
+        return int(schema.BufferEnd(builder))
+
+
+class _Buffers:
+    """The buffer table; equal contents are stored once. Buffer 0 is empty by convention."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = [_AlignedBufferT()]
+        self._seen: dict[bytes, int] = {}
+
+    def add(self, data: Array) -> int:
+        raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        if raw.size == 0:
+            return 0
+        key = raw.tobytes()
+        if key not in self._seen:
+            self._seen[key] = len(self.items)
+            self.items.append(_AlignedBufferT(data=raw))
+        return self._seen[key]
+
+
+def _operator_codes(graph: Graph) -> tuple[list[Any], dict[tuple[str, int], int]]:
+    codes: list[Any] = []
+    index: dict[tuple[str, int], int] = {}
+    for op in graph.operators:
+        key = (op.code, op.version)
+        if key in index:
+            continue
+        number = getattr(schema.BuiltinOperator, op.code)
+        index[key] = len(codes)
+        # Readers older than the 32-bit field look at the deprecated byte, where 127 means "see builtin_code".
+        codes.append(
+            schema.OperatorCodeT(deprecatedBuiltinCode=min(number, 127), builtinCode=number, version=op.version)
+        )
+    return codes, index
+
+
+def _operator(op: Operator, code: int) -> Any:
+    name = _OPTIONS.get(op.code) or "".join(p.capitalize() for p in re.split("_", op.code)) + "Options"
+    packed = schema.OperatorT(
+        opcodeIndex=code, inputs=np.array(op.inputs, np.int32), outputs=np.array(op.outputs, np.int32)
+    )
+    table = getattr(schema, f"{name}T", None)
+    if table is None:
+        if op.options:
+            raise ValueError(f"{op.code} has no options table")
+        return packed
+    packed.builtinOptionsType = getattr(schema.BuiltinOptions, name)
+    packed.builtinOptions = table(**op.options)
+    return packed
+
+
+def tensor_type(dtype: str) -> int:
+    """The schema's number of a numpy type name."""
+    return int(getattr(schema.TensorType, dtype.upper()))
+
+
+def _tensor(tensor: Tensor, buffers: _Buffers) -> Any:
+    packed = schema.TensorT(
+        shape=np.array(tensor.shape, np.int32),
+        type=tensor_type(tensor.dtype),
+        buffer=0 if tensor.data is None else buffers.add(tensor.data),
+        name=tensor.name,
+        hasRank=True,
+    )
+    if tensor.batched:
+        packed.shapeSignature = np.array((-1, *tensor.shape[1:]), np.int32)
+    if tensor.quant is not None:
+        packed.quantization = schema.QuantizationParametersT(
+            scale=np.asarray(tensor.quant.scale, np.float32).reshape(-1),
+            zeroPoint=np.asarray(tensor.quant.zero_point, np.int64).reshape(-1),
+            quantizedDimension=tensor.quant.axis or 0,
+        )
+    return packed
