@@ -17,8 +17,8 @@ from edgecc.runtime import TensorSpec
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-# Initializers of at least this many bytes are handed over as arrays beside the protobuf: nothing is copied into
-# one message, so the 2 GB limit of protobuf does not apply. (onnx too keeps tensors below 1 KiB inside the file.)
+# Initializers of at least this many bytes are handed over as arrays beside the protobuf: nothing is copied
+# into one message, so the 2 GB limit of protobuf does not apply. (onnx too keeps smaller ones in the file.)
 _BESIDE_BYTES = 1024
 
 # ONNX Runtime's names of element types, and numpy's.
@@ -226,8 +226,6 @@ def _errors() -> tuple[type[BaseException], ...]:
 
 def _serialize(model: ir.Model, extra_outputs: Sequence[str]) -> tuple[bytes, dict[str, Array]]:
     """The protobuf without its large initializers, and these."""
-    import onnx_ir
-
     copy, beside = model.clone(), {}
     graph = copy.graph
     if extra_outputs:
@@ -248,7 +246,7 @@ def _serialize(model: ir.Model, extra_outputs: Sequence[str]) -> tuple[bytes, di
         if array.dtype.name not in _NUMPY_NAMES.values():  # bfloat16, float8: stay in the protobuf
             continue
         beside[name] = np.require(array, requirements=["C", "ALIGNED"])
-        value.const_value = onnx_ir.ExternalTensor(
+        value.const_value = ir.ExternalTensor(
             "beside", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
         )
     return ir.serde.serialize_model(copy).SerializeToString(), beside
