@@ -148,7 +148,7 @@ def match_ports(
                 free.remove(i)
                 break
         else:
-            shapes = ", ".join(f"{details[i]['name']} {own_port(details[i]).shape}" for i in free) or "none"
+            left = ", ".join(f"{details[i]['name']} {own_port(details[i]).shape}" for i in free) or "none"
             raise UsageError(
                 f"none of the file's {side} has the shape {spec.shape} of the ONNX model,"
                 f" as it is or as NHWC; those left: {left}",

@@ -1,0 +1,229 @@
+"""How alike two networks answer: the figures, and the sums from which they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from edgecc.errors import FidelityError
+from edgecc.ir import Array
+
+MAX_SQNR_DB = 200.0
+"""Stands for "equal": float32 rounding ends near 150 dB, so nothing that was computed lies above."""
+
+
+@dataclass(frozen=True)
+class OutputFidelity:
+    """One output of the artifact against the same output of the reference, over all samples.
+
+    Attributes:
+        name: of the output.
+        sqnr_db: 10 log10(sum reference^2 / sum (reference - answer)^2), within +-`MAX_SQNR_DB`.
+        cosine: of the angle between all answers, taken as one vector each.
+        max_abs_error: largest difference of one element.
+        relative_error: that difference as a fraction of the reference's largest magnitude.
+        agreement: share (0 to 1) of rows with the same argmax, of equal elements for integers; None: not
+            classes.
+        accuracy, reference_accuracy: share (0 to 1) of rows whose argmax is the label; None without labels.
+        nonfinite: elements that are NaN or infinite where the reference is finite.
+    """
+
+    name: str
+    sqnr_db: float
+    cosine: float
+    max_abs_error: float
+    relative_error: float
+    agreement: float | None = None
+    accuracy: float | None = None
+    reference_accuracy: float | None = None
+    nonfinite: int = 0
+
+
+@dataclass(frozen=True)
+class LayerFidelity:
+    """One intermediate value, as `OutputFidelity`. `op_type`: what computes it in the original model."""
+
+    name: str
+    op_type: str
+    sqnr_db: float
+    max_abs_error: float
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How faithfully an artifact answers. The figures of the whole are the worst over the outputs.
+
+    Attributes:
+        outputs: one entry an output, in the reference's order.
+        samples: how many were compared.
+        data: what they are.
+        layers: intermediate values in graph order, where they were asked for.
+    """
+
+    outputs: tuple[OutputFidelity, ...]
+    samples: int
+    data: str
+    layers: tuple[LayerFidelity, ...] = ()
+
+    @property
+    def sqnr_db(self) -> float:
+        """In dB, the worst output's."""
+        return min(o.sqnr_db for o in self.outputs)
+
+    @property
+    def cosine(self) -> float:
+        """The worst output's."""
+        return min(o.cosine for o in self.outputs)
+
+    @property
+    def max_abs_error(self) -> float:
+        """The worst output's."""
+        return max(o.max_abs_error for o in self.outputs)
+
+    @property
+    def relative_error(self) -> float:
+        """The worst output's."""
+        return max(o.relative_error for o in self.outputs)
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of equal answers (0 to 1), the worst output's; None where no output is classes."""
+        return min((o.agreement for o in self.outputs if o.agreement is not None), default=None)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right answers (0 to 1) of the artifact; None without labels."""
+        return next((o.accuracy for o in self.outputs if o.accuracy is not None), None)
+
+    @property
+    def reference_accuracy(self) -> float | None:
+        """Share of right answers (0 to 1) of the reference; None without labels."""
+        return next((o.reference_accuracy for o in self.outputs if o.reference_accuracy is not None), None)
+
+    @property
+    def drop(self) -> float | None:
+        """Points lost: of accuracy where labels were given, else 100 minus agreement in percent."""
+        if self.accuracy is not None and self.reference_accuracy is not None:
+            return 100 * (self.reference_accuracy - self.accuracy)
+        return None if self.agreement is None else 100 * (1 - self.agreement)
+
+    @property
+    def nonfinite(self) -> int:
+        """Elements that are NaN or infinite where the reference is finite."""
+        return sum(o.nonfinite for o in self.outputs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON takes it."""
+        whole = ("sqnr_db", "cosine", "max_abs_error", "relative_error", "agreement", "accuracy")
+        names = (*whole, "reference_accuracy", "drop", "nonfinite")
+        return asdict(self) | {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class Accumulator:
+    """Sums over samples of one output; holds no sample."""
+
+    name: str
+    classes: bool = False
+    signal: float = 0.0
+    power: float = 0.0
+    noise: float = 0.0
+    product: float = 0.0
+    max_error: float = 0.0
+    max_reference: float = 0.0
+    nonfinite: int = 0
+    samples: int = 0
+    rows: int = 0
+    same: int = 0
+    labelled: int = 0
+    right: int = 0
+    reference_right: int = 0
+
+    def add(self, reference: Array, answer: Array, labels: Array | None = None) -> None:
+        """Takes one sample.
+
+        Raises:
+            FidelityError: the shapes differ.
+        """
+        reference, answer = np.asarray(reference), np.asarray(answer)
+        if reference.shape != answer.shape:
+            raise FidelityError(
+                f"the output has shape {answer.shape} where the original has {reference.shape}",
+                node=self.name,
+            )
+        self.samples += 1
+        self._errors(reference, answer)
+        if reference.dtype.kind in "iub":
+            self.rows += reference.size
+            self.same += int(np.count_nonzero(reference == answer))
+        elif self.classes and reference.ndim:
+            best, got = reference.argmax(-1).ravel(), answer.argmax(-1).ravel()
+            self.rows += best.size
+            self.same += int(np.count_nonzero(best == got))
+            if labels is not None and labels.size == best.size:
+                self.labelled += labels.size
+                self.right += int(np.count_nonzero(got == labels.ravel()))
+                self.reference_right += int(np.count_nonzero(best == labels.ravel()))
+
+    def _errors(self, reference: Array, answer: Array) -> None:
+        a, b = reference.ravel().astype(np.float64), answer.ravel().astype(np.float64)
+        finite = np.isfinite(a)
+        if not finite.all():  # what the original cannot say is not compared
+            a, b = a[finite], b[finite]
+        bad = ~np.isfinite(b)
+        if bad.any():
+            self.nonfinite += int(np.count_nonzero(bad))
+            a, b = a[~bad], b[~bad]
+        if not a.size:
+            return
+        gap = a - b
+        self.signal += float(a @ a)
+        self.power += float(b @ b)
+        self.noise += float(gap @ gap)
+        self.product += float(a @ b)
+        self.max_error = max(self.max_error, float(np.abs(gap).max()))
+        self.max_reference = max(self.max_reference, float(np.abs(a).max()))
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to quantization noise, within +-`MAX_SQNR_DB`."""
+        if self.noise == 0:
+            return MAX_SQNR_DB
+        ratio = 10 * np.log10(self.signal / self.noise) if self.signal else -MAX_SQNR_DB
+        return float(np.clip(ratio, -MAX_SQNR_DB, MAX_SQNR_DB))
+
+    @property
+    def relative_error(self) -> float:
+        """Largest difference as a fraction of the reference's largest magnitude (1e-30 where that is 0)."""
+        return self.max_error / max(self.max_reference, 1e-30) if self.max_error else 0.0
+
+    def result(self) -> OutputFidelity:
+        """The figures."""
+        norm = float(np.sqrt(self.signal) * np.sqrt(self.power))
+        cosine = self.product / norm if norm else float(self.noise == 0)
+        return OutputFidelity(
+            name=self.name,
+            sqnr_db=self.sqnr_db,
+            cosine=min(1.0, max(-1.0, cosine)),
+            max_abs_error=self.max_error,
+            relative_error=self.relative_error,
+            agreement=self.same / self.rows if self.rows else None,
+            accuracy=self.right / self.labelled if self.labelled else None,
+            reference_accuracy=self.reference_right / self.labelled if self.labelled else None,
+            nonfinite=self.nonfinite,
+        )
+
+
+def summary(fidelity: Fidelity) -> Mapping[str, str]:
+    """The figures of the whole in words, in the order in which a reader wants them."""
+    rows = {"SQNR": f"{fidelity.sqnr_db:.1f} dB" if fidelity.sqnr_db < MAX_SQNR_DB else "equal"}
+    if fidelity.agreement is not None:
+        rows["agreement"] = f"{fidelity.agreement:.2%}"
+    if fidelity.accuracy is not None and fidelity.reference_accuracy is not None:
+        rows["accuracy"] = f"{fidelity.accuracy:.2%} (original {fidelity.reference_accuracy:.2%})"
+    rows["largest error"] = f"{fidelity.max_abs_error:.3g} ({fidelity.relative_error:.2%} of the range)"
+    return rows

@@ -1,0 +1,185 @@
+"""The error of every intermediate value that the original and the artifact have under one name."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from edgecc import ir
+from edgecc.artifact import Artifact
+from edgecc.errors import ModelError, UsageError
+from edgecc.fidelity import Accumulator, LayerFidelity
+from edgecc.ir import Array
+from edgecc.runtime import Runner
+
+if TYPE_CHECKING:
+    from edgecc.calibration.dataset import Dataset
+
+DEFAULT_SAMPLES = 16
+"""How many samples are compared: every value of the network is computed and held once a sample."""
+
+_CHANNELS_LAST = {3: (0, 2, 1), 4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}
+
+
+class LayerSource(Protocol):
+    """A network whose intermediate values can be read, by the names of the original model."""
+
+    def names(self) -> Collection[str]:
+        """Of the values it has."""
+
+    def values(self, feeds: Mapping[str, Array], names: Sequence[str]) -> Iterator[tuple[str, Array]]:
+        """Runs once and gives these values one by one, where it kept them."""
+
+
+class TfliteLayers:
+    """A TFLite file, run without XNNPACK so that every tensor is kept."""
+
+    def __init__(self, data: bytes, *, like: Runner, threads: int | None = None) -> None:
+        from edgecc.runtime.litert import LiteRtRunner
+
+        self._runner = LiteRtRunner(data, threads=threads, layers=True, like=like)
+
+    def names(self) -> Collection[str]:
+        """Of all tensors."""
+        return self._runner.tensor_names
+
+    def values(self, feeds: Mapping[str, Array], names: Sequence[str]) -> Iterator[tuple[str, Array]]:
+        """Tensors, dequantized."""
+        self._runner.run(feeds)
+        for name in names:
+            yield name, self._runner.tensor(name)
+
+
+class OnnxLayers:
+    """An ONNX file, run without graph optimisation so that every value is computed.
+
+    Where the graph holds the quantized form of a value (`<value>_dequantized`), that is what is read.
+    """
+
+    def __init__(self, data: bytes, *, threads: int | None = None) -> None:
+        import onnx
+
+        try:
+            self._model = ir.serde.deserialize_model(onnx.load_from_string(data))
+        except Exception as error:
+            raise ModelError(f"the ONNX file cannot be read: {error}") from error
+        self._threads = threads
+        self._runners: dict[tuple[str, ...], Runner] = {}
+        produced = {out.name for node in self._model.graph for out in node.outputs if out.name}
+        suffix = "_dequantized"
+        self._source = {name: name for name in produced} | {
+            name.removesuffix(suffix): name for name in produced if name.endswith(suffix)
+        }
+
+    def names(self) -> Collection[str]:
+        """Of all values of the main graph."""
+        return self._source.keys()
+
+    def values(self, feeds: Mapping[str, Array], names: Sequence[str]) -> Iterator[tuple[str, Array]]:
+        """Values of the graph."""
+        key = tuple(names)
+        if key not in self._runners:
+            self._runners[key] = _exposed(self._model, [self._source[n] for n in names], self._threads)
+        got = self._runners[key].run(feeds)
+        for name in names:
+            yield name, got[self._source[name]]
+
+
+def compare_layers(
+    original: ir.Model,
+    compiled: str | Path | Artifact,
+    dataset: Dataset,
+    *,
+    like: Runner,
+    samples: int = DEFAULT_SAMPLES,
+    threads: int | None = None,
+) -> tuple[LayerFidelity, ...]:
+    """The error of each float value that both have, in the order of the original graph.
+
+    Args:
+        original: the float model.
+        compiled: the file.
+        dataset: samples in the ONNX layout; evenly spaced ones are used.
+        like: a runner of the original: names and layouts for files that edgecc did not make.
+        samples: how many to use at most.
+        threads: of both runtimes.
+
+    Raises:
+        ModelError: the file cannot be read.
+        UsageError: the file is neither .onnx nor .tflite, or the data does not fit.
+    """
+    data, form = read_compiled(compiled)
+    source: LayerSource
+    if form == "tflite":
+        source = TfliteLayers(data, like=like, threads=threads)
+    else:
+        source = OnnxLayers(data, threads=threads)
+    known = set(source.names())
+    values = {
+        str(out.name): node.op_type
+        for node in original.graph
+        for out in node.outputs
+        if out.name in known and out.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
+    }
+    names = list(values)
+    if not names:
+        return ()
+    reference = _exposed(original, names, threads)
+    sums = {name: Accumulator(name) for name in names}
+    for feeds in evenly(dataset, samples):
+        wanted = reference.run(feeds)
+        for name, got in source.values(feeds, names):
+            fitted = _fitted(got, wanted[name].shape)
+            if fitted is not None:
+                sums[name].add(wanted[name], fitted)
+    return tuple(
+        LayerFidelity(name, values[name], s.sqnr_db, s.max_error, s.relative_error)
+        for name, s in sums.items()
+        if s.samples
+    )
+
+
+def evenly(dataset: Dataset, samples: int) -> Iterator[dict[str, Array]]:
+    """At most `samples`, evenly spaced (data is often sorted by class); the first ones if unsized."""
+    try:
+        step = max(1, len(dataset) // samples)
+    except TypeError:
+        step = 1
+    return itertools.islice(iter(dataset), 0, step * samples, step)
+
+
+def _exposed(model: ir.Model, names: Sequence[str], threads: int | None) -> Runner:
+    from edgecc.runtime.ort import OrtRunner
+
+    outputs = {value.name for value in model.graph.outputs}
+    extra = [name for name in dict.fromkeys(names) if name not in outputs]
+    return OrtRunner.from_model(model, optimize=False, threads=threads, extra_outputs=extra)
+
+
+def _fitted(array: Array, shape: tuple[int, ...]) -> Array | None:
+    """`array` in the layout of the original; None where it is another value under the same name."""
+    if array.shape == shape:
+        return array
+    order = _CHANNELS_LAST.get(array.ndim)
+    if order is None or array.ndim != len(shape) or array.shape != tuple(shape[i] for i in order):
+        return None
+    return array.transpose(np.argsort(order))
+
+
+def read_compiled(compiled: str | Path | Artifact) -> tuple[bytes, str]:
+    """The bytes of a compiled file and their format, "tflite" or "onnx", told by the content.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    if isinstance(compiled, Artifact):
+        return compiled.data, compiled.format
+    path = Path(compiled)
+    if not path.is_file():
+        raise UsageError("there is no such file", node=str(path))
+    data = path.read_bytes()
+    return data, "tflite" if data[4:8] == b"TFL3" else "onnx"

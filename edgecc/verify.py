@@ -1,0 +1,239 @@
+"""Reference against artifact, on data (`edgecc verify`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgecc import ir
+from edgecc.errors import UsageError
+from edgecc.fidelity import (
+    Accumulator,
+    Fidelity,
+    LayerFidelity,
+    OutputFidelity,
+)
+from edgecc.ir import Array
+from edgecc.layerwise import compare_layers, read_compiled
+from edgecc.limits import check_limits, class_outputs
+from edgecc.runtime import Runner
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgecc.artifact import Artifact
+    from edgecc.calibration.dataset import Dataset
+
+__all__ = [
+    "Fidelity",
+    "LayerFidelity",
+    "OutputFidelity",
+    "check_limits",
+    "class_outputs",
+    "compare",
+    "compare_all",
+    "compare_layers",
+    "open_candidate",
+    "verify",
+]
+
+RANDOM_SAMPLES = 16
+"""Made up where there is no data: enough for an SQNR that is steady within about 0.5 dB."""
+
+Answers = Mapping[str, Array]
+Progress = Callable[[int], None]
+
+
+def compare(
+    reference: Runner | Iterable[Answers],
+    candidate: Runner,
+    dataset: Dataset,
+    *,
+    classes: Collection[str] = (),
+    labels: Array | None = None,
+    progress: Progress | None = None,
+) -> Fidelity:
+    """One candidate against the reference: see `compare_all`."""
+    return compare_all(
+        reference, {"": candidate}, dataset, classes=classes, labels=labels, progress=progress
+    )[""]
+
+
+def compare_all(
+    reference: Runner | Iterable[Answers],
+    candidates: Mapping[str, Runner],
+    dataset: Dataset,
+    *,
+    classes: Collection[str] = (),
+    labels: Array | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Fidelity]:
+    """Runs every candidate on every sample, once, in bounded memory.
+
+    Args:
+        reference: the original, or its answers to the samples of `dataset`, in order.
+        candidates: by any key.
+        dataset: samples in the ONNX layout.
+        classes: outputs whose argmax on the last axis is the answer (see `class_outputs`).
+        labels: (rows,) integers, one a row of each sample's batch, in order; None: the dataset's, if any.
+        progress: called with the number of samples done.
+
+    Raises:
+        UsageError: no samples, too few cached answers or labels, labels without classes, or a missing output.
+        FidelityError: an output has another shape than the reference's.
+    """
+    labels = dataset.labels if labels is None else np.asarray(labels)
+    if labels is not None and not classes:
+        raise UsageError(
+            "there are labels, but no output of the network is scores of classes",
+            remedy="leave the labels out",
+        )
+    sums: dict[str, dict[str, Accumulator]] = {key: {} for key in candidates}
+    samples = rows = 0
+    for feeds, wanted in _pairs(reference, dataset):
+        own = _labels_of(labels, rows, wanted, classes)
+        rows += 0 if own is None else len(own)
+        for key, runner in candidates.items():
+            _add(sums[key], wanted, runner.run(feeds), classes, own)
+        samples += 1
+        if progress:
+            progress(samples)
+    if not samples:
+        raise UsageError("there is no sample to compare the artifact on", node=dataset.description)
+    return {
+        key: Fidelity(tuple(s.result() for s in per_output.values()), samples, dataset.description)
+        for key, per_output in sums.items()
+    }
+
+
+def _pairs(
+    reference: Runner | Iterable[Answers], dataset: Dataset
+) -> Iterator[tuple[dict[str, Array], Answers]]:
+    if not isinstance(reference, Iterable):
+        for feeds in dataset:
+            yield feeds, reference.run(feeds)
+        return
+    cached = iter(reference)
+    for feeds in dataset:
+        wanted = next(cached, None)
+        if wanted is None:
+            raise UsageError("there are fewer answers of the reference than samples")
+        yield feeds, wanted
+
+
+def _labels_of(labels: Array | None, start: int, wanted: Answers, classes: Collection[str]) -> Array | None:
+    if labels is None:
+        return None
+    head = next((wanted[name] for name in wanted if name in classes), None)
+    if head is None:
+        return None
+    count = len(head) if head.ndim else 1
+    if start + count > len(labels):
+        raise UsageError(f"there are {len(labels)} labels, fewer than samples", remedy="give one a sample")
+    return labels[start : start + count]
+
+
+def _add(
+    sums: dict[str, Accumulator],
+    wanted: Answers,
+    got: Answers,
+    classes: Collection[str],
+    labels: Array | None,
+) -> None:
+    first_classes = next((name for name in wanted if name in classes), None)
+    for name, reference in wanted.items():
+        if name not in got:
+            raise UsageError(f"the compiled file has no such output; it has: {', '.join(got)}", node=name)
+        entry = sums.setdefault(name, Accumulator(name, classes=name in classes))
+        entry.add(reference, got[name], labels if name == first_classes else None)
+
+
+def verify(
+    original: str | Path | bytes | onnx.ModelProto | ir.Model,
+    compiled: str | Path | Artifact,
+    *,
+    data: Any = None,
+    labels: Any = None,
+    layers: bool = False,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    input_shape: Mapping[str, Sequence[int]] | None = None,
+    classes: Collection[str] | None = None,
+    precision: str | None = None,
+    min_agreement: float | None = None,
+    min_sqnr: float | None = None,
+    max_drop: float | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Fidelity:
+    """Measures how faithfully a compiled file answers like the original, per output and on request per layer.
+
+    Args:
+        original: the float ONNX model, in any form that `edgecc.load` takes.
+        compiled: an .onnx or .tflite file, of edgecc or of another converter.
+        data: any form that `open_dataset` takes, in the ONNX model's layout; None: seeded random samples.
+        labels: one a sample; turns agreement into accuracy.
+        layers: also compare every intermediate value that both have under one name.
+        mean, std: normalisation of the data.
+        input_shape: binds symbolic dimensions of the original.
+        classes: names of the outputs that are scores of classes; None: found in the graph.
+        precision, min_agreement, min_sqnr, max_drop: limits, as in `check_limits`.
+        threads: of both runtimes; None: each runtime's own choice.
+        seed: of the random samples.
+        progress: called with the number of samples done.
+
+    Raises:
+        ModelError: a file cannot be read.
+        UsageError: the data does not fit, or the two files have different inputs and outputs.
+        FidelityError: a limit is missed, or the compiled file answers NaN where the original does not.
+    """
+    from edgecc.calibration.dataset import input_specs, open_dataset, random_samples
+    from edgecc.importer import load
+    from edgecc.runtime.ort import OrtRunner
+
+    model = original if isinstance(original, ir.Model) else load(original, input_shape=input_shape)
+    if data is None:
+        dataset = random_samples(model, RANDOM_SAMPLES, seed)
+    else:
+        dataset = open_dataset(data, input_specs(model), labels=labels, mean=mean, std=std)
+    reference = OrtRunner.from_model(model, threads=threads)
+    candidate = open_candidate(compiled, like=reference, threads=threads)
+    found = class_outputs(model) if classes is None else classes
+    fidelity = compare(reference, candidate, dataset, classes=found, progress=progress)
+    if layers:
+        inner = compare_layers(model, compiled, dataset, like=reference, threads=threads)
+        fidelity = replace(fidelity, layers=inner)
+    name = str(compiled) if isinstance(compiled, (str, Path)) else None
+    check_limits(
+        fidelity,
+        precision=precision,
+        min_agreement=min_agreement,
+        min_sqnr=min_sqnr,
+        max_drop=max_drop,
+        artifact=name,
+    )
+    return fidelity
+
+
+def open_candidate(compiled: str | Path | Artifact, *, like: Runner, threads: int | None = None) -> Runner:
+    """Loads a compiled file with the names and the layout of the original.
+
+    Raises:
+        UsageError: there is no such file, or its inputs and outputs are not those of the original.
+        ModelError: the runtime cannot load it.
+    """
+    data, form = read_compiled(compiled)
+    if form == "tflite":
+        from edgecc.runtime.litert import LiteRtRunner
+
+        return LiteRtRunner(data, threads=threads, like=like)
+    from edgecc.runtime.ort import OrtRunner
+
+    if isinstance(compiled, (str, Path)):  # external data lies beside the file
+        return OrtRunner.from_file(compiled, threads=threads)
+    return OrtRunner.from_bytes(data, threads=threads)
