@@ -112,13 +112,13 @@ def site_graph(model: ir.Model) -> SiteGraph:
     return SiteGraph(
         sites,
         tuple(model.graph.inputs),
-        tuple((str(out.name), operand(out)) for out in model.graph.outputs),
+        tuple((str(out.name), read_operand(out)) for out in model.graph.outputs),
         {value: tuple(dict.fromkeys(found)) for value, found in readers.items()},
         quants,
     )
 
 
-def operand(value: ir.Value) -> Operand:
+def read_operand(value: ir.Value) -> Operand:
     """`value` seen through the DequantizeLinear that makes it, if one does."""
     node = value.producer()
     if node is None or node.op_type not in ("DequantizeLinear", "QuantizeLinear"):
@@ -134,7 +134,7 @@ def operand(value: ir.Value) -> Operand:
         return Operand(source, quant, np.asarray(stored))
     maker = source.producer()
     if maker is not None and maker.op_type == "QuantizeLinear":
-        return operand(source)
+        return read_operand(source)
     return Operand(source, quant)
 
 
@@ -165,7 +165,7 @@ def _sites(graph: ir.Graph) -> Iterator[Site]:
             absorbed.add(last)
         yield Site(
             node,
-            tuple(None if v is None else operand(v) for v in node.inputs),
+            tuple(None if v is None else read_operand(v) for v in node.inputs),
             tuple(Result(v, _readers_quant(v)) for v in last.outputs),
             "NONE" if activation is None else activation[1],
         )

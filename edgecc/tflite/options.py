@@ -4,4 +4,3 @@ from __future__ import annotations
 
 # schema.fbs: enum ActivationFunctionType
 ACTIVATIONS = {"NONE": 0, "RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}
-# schema.fbs: enum TensorType, for CAST

@@ -1,0 +1,220 @@
+"""The driver: sites in, artifact out, every node that cannot be served listed at once before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib import import_module
+from typing import Literal
+
+import numpy as np
+
+from edgecc import __version__, ir, registry
+from edgecc.analysis.layout import Layout, channels_last, choose_layout, identity
+from edgecc.analysis.sites import Operand, Site, SiteGraph, site_graph
+from edgecc.artifact import Artifact, Port
+from edgecc.errors import Finding, UnsupportedError
+from edgecc.quant.params import QuantParams
+from edgecc.tflite import LOWERINGS, Lowering
+from edgecc.tflite.builder import Builder, NeedsFloat, Transposition, Unservable, is_batched
+
+_FAMILIES = ("conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize")
+
+IoLayout = Literal["auto", "onnx", "nhwc"]
+IoDtype = Literal["float32", "int8", "uint8"]
+
+
+def lowerings() -> dict[str, Lowering]:
+    """Every lowering by ONNX operator, those of other packages included."""
+    for family in _FAMILIES:
+        import_module(f"edgecc.tflite.lower_{family}")
+    registry.load_lowerings()
+    return LOWERINGS
+
+
+def lower(
+    model: ir.Model,
+    *,
+    precision: str,
+    target: str,
+    io_layout: IoLayout = "auto",
+    io_dtype: IoDtype = "float32",
+) -> Artifact:
+    """Lowers a graph, with or without Q/DQ nodes, to the bytes of a .tflite file.
+
+    Args:
+        model: with static shapes but for the batch.
+        precision, target: recorded in the artifact.
+        io_layout: see `choose_layout`.
+        io_dtype: type of inputs and outputs that the network takes quantized.
+
+    Raises:
+        UnsupportedError: naming every node that has no lowering.
+    """
+    sites = site_graph(model)
+    layout = choose_layout(sites, io_layout)
+    builder = Builder(sites, layout)
+    inputs = [_input(builder, value, io_dtype) for value in sites.inputs]
+    table, findings, islands = lowerings(), [], []
+    for site in sites.sites:
+        try:
+            if not _lower_site(builder, site, table):
+                islands.append(site)
+        except Unservable as error:
+            findings.append(Finding(site.name, site.op_type, error.reason, error.remedy))
+            _pretend(builder, site)
+    if findings:
+        raise UnsupportedError("these nodes cannot be written as TFLite", findings)
+    outputs = _outputs(builder, sites, layout, io_layout, io_dtype)
+    graph = builder.graph
+    graph.inputs, graph.input_names = [i for i, _ in inputs], [p.name for _, p in inputs]
+    graph.outputs, graph.output_names = [i for i, _ in outputs], [p.name for _, p in outputs]
+    _drop_unread(builder)
+    return _artifact(builder, [p for _, p in inputs], [p for _, p in outputs], precision, target, islands)
+
+
+def _lower_site(b: Builder, site: Site, table: dict[str, Lowering]) -> bool:
+    """Lowers one site; False where a quantized site had to be lowered on real values."""
+    lowering = table.get(site.op_type)
+    if lowering is None:
+        raise Unservable("no TFLite kernel serves this operator", "replace it in the network")
+    if any(not ir.is_static(r.value) for r in site.outputs if r.value.name):
+        raise Unservable("its output shape is not known when compiling", "bind it with --input-shape")
+    b.site, b.quantized = site, site.quantized and lowering.int8
+    if b.quantized:
+        try:
+            lowering.function(site, b)
+            return True
+        except NeedsFloat:
+            b.quantized = False
+    lowering.function(site, b)
+    return not site.quantized
+
+
+def _pretend(b: Builder, site: Site) -> None:
+    """Gives the results of a node that cannot be served a tensor, so that the rest can be checked too."""
+    for result in site.outputs:
+        if ir.dims(result.value) is not None and ir.is_static(result.value):
+            b.site, b.quantized = site, False
+            b.output(site.outputs.index(result))
+
+
+def _input(b: Builder, value: ir.Value, io_dtype: IoDtype) -> tuple[int, Port]:
+    order = b.permutation(value)
+    shape = ir.static_dims(value)
+    quant = _port_quant(b.sites.input_quant.get(value), io_dtype)
+    index = b.tensor(
+        str(value.name), [shape[a] for a in order], b.dtype(value) if quant is None else quant.dtype,
+        quant=quant, batched=is_batched(value),
+    )  # fmt: skip
+    b.store_input(value, index)
+    return index, _port(b, str(value.name), index, value, order)
+
+
+def _port_quant(quant: QuantParams | None, io_dtype: IoDtype) -> QuantParams | None:
+    """How a port stores integers; uint8 is int8 with its zero point moved by 128."""
+    if io_dtype == "float32" or quant is None or quant.dtype != "int8":
+        return None
+    if io_dtype == "int8":
+        return quant
+    return QuantParams(scale=quant.scale, zero_point=np.asarray(quant.zero_point) + 128, dtype="uint8", axis=None)
+
+
+def _outputs(
+    b: Builder, sites: SiteGraph, layout: Layout, io_layout: IoLayout, io_dtype: IoDtype
+) -> list[tuple[int, Port]]:
+    found: list[tuple[int, Port]] = []
+    for name, operand in sites.outputs:
+        b.site, b.quantized = None, False
+        order = b.permutation(operand.value)
+        if io_layout == "onnx":
+            order = identity(operand.value)
+        elif io_layout == "nhwc":
+            order = channels_last(len(order))
+        quant = _port_quant(operand.quant, io_dtype)
+        b.quantized = quant is not None
+        index = b.read(Operand(operand.value, quant, operand.array), order)
+        index = _named(b, index, name, [i for i, _ in found])
+        found.append((index, _port(b, name, index, operand.value, order)))
+    return found
+
+
+def _named(b: Builder, index: int, name: str, taken: list[int]) -> int:
+    """The output tensor under its ONNX name; a copy where the tensor is an input, a constant or an output already."""
+    tensor = b.graph.tensors[index]
+    made = any(index in op.outputs for op in b.graph.operators)
+    if tensor.name == name and index not in taken and made:
+        return index
+    if made and index not in taken:
+        clash = next((t for t in b.graph.tensors if t.name == name), None)
+        if clash is not None:
+            clash.name = f"{name}_stored"
+        tensor.name = name
+        return index
+    copy = b.tensor(name, tensor.shape, tensor.dtype, quant=tensor.quant, batched=tensor.batched)
+    return b.reshape(index, copy)
+
+
+def _port(b: Builder, name: str, index: int, value: ir.Value, order: tuple[int, ...]) -> Port:
+    tensor = b.graph.tensors[index]
+    batch = (-1,) if tensor.batched else tensor.shape[:1]
+    onnx_shape = ir.static_dims(value)
+    return Port(
+        name,
+        (-1, *onnx_shape[1:]) if tensor.batched else onnx_shape,
+        (*batch, *tensor.shape[1:]),
+        tensor.dtype,
+        None if order == tuple(range(len(order))) else order,
+        None if tensor.quant is None else float(tensor.quant.scale[0]),
+        None if tensor.quant is None else int(tensor.quant.zero_point[0]),
+    )
+
+
+def _drop_unread(b: Builder) -> None:
+    """Removes operators whose results nobody reads and renumbers the tensors that are left."""
+    graph = b.graph
+    alive = set(graph.outputs)
+    kept = []
+    for op in reversed(graph.operators):
+        if alive.intersection(op.outputs):
+            kept.append(op)
+            alive.update(i for i in op.inputs if i >= 0)
+    graph.operators = kept[::-1]
+    used = alive | set(graph.inputs) | {i for op in graph.operators for i in op.outputs}
+    order = [i for i in range(len(graph.tensors)) if i in used]
+    number = {old: new for new, old in enumerate(order)} | {-1: -1}
+    graph.tensors = [graph.tensors[i] for i in order]
+    for op in graph.operators:
+        op.inputs, op.outputs = tuple(number[i] for i in op.inputs), tuple(number[i] for i in op.outputs)
+    graph.inputs, graph.outputs = [number[i] for i in graph.inputs], [number[i] for i in graph.outputs]
+
+
+def _artifact(
+    b: Builder, inputs: list[Port], outputs: list[Port], precision: str, target: str, islands: list[Site]
+) -> Artifact:
+    from edgecc.tflite.writer import write
+
+    layouts = {}
+    for value, order in b.layout.orders.items():
+        if isinstance(order, tuple) and order != tuple(range(len(order))):
+            layouts[str(value.name)] = list(order)
+    names = {t.name for t in b.graph.tensors}
+    metadata = {
+        "version": __version__,
+        "target": target,
+        "precision": precision,
+        "inputs": [asdict(p) for p in inputs],
+        "outputs": [asdict(p) for p in outputs],
+        "layouts": {name: order for name, order in sorted(layouts.items()) if name in names},
+    }
+    data = write(b.graph, description=f"edgecc {__version__}, {precision} for {target}", metadata=metadata)
+    notes = {
+        "operators": b.graph.histogram(),
+        "transposes": [asdict(t) for t in b.transpositions],
+        "float_islands": [
+            {"node": s.name, "op_type": s.op_type, "reason": "TFLite has no int8 kernel for it"} for s in islands
+        ],
+    }
+    return Artifact(data, "tflite", precision, target, tuple(inputs), tuple(outputs), notes)
+
+
+__all__ = ["Transposition", "lower", "lowerings"]

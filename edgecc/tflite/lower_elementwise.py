@@ -1,0 +1,226 @@
+"""Operators that work element by element, and BatchNormalization where nothing could absorb it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgecc import ir
+from edgecc.analysis.layout import Flattened, channels_last
+from edgecc.analysis.sites import Operand, Site, fused_activation
+from edgecc.tflite import lowers
+from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
+from edgecc.tflite.graph import Tensor
+from edgecc.tflite.options import ACTIVATIONS
+from edgecc.tflite.writer import tensor_type
+
+# ONNX operator -> TFLite operator of one operand, by whether the kernel takes int8.
+_UNARY_INT8 = {"Sigmoid": "LOGISTIC", "Tanh": "TANH", "Relu": "RELU", "HardSwish": "HARD_SWISH"}
+_UNARY = {
+    "Abs": "ABS", "Ceil": "CEIL", "Cos": "COS", "Exp": "EXP", "Floor": "FLOOR", "Log": "LOG", "Neg": "NEG",
+    "Not": "LOGICAL_NOT", "Round": "ROUND", "Sign": "SIGN", "Sin": "SIN", "Sqrt": "SQRT",
+}  # fmt: skip
+
+# ONNX operator -> (TFLite operator, has a fused activation), by whether the kernel takes int8.
+_BINARY_INT8 = {"Add": ("ADD", True), "Sub": ("SUB", True), "Mul": ("MUL", True)}
+_BINARY = {
+    "And": ("LOGICAL_AND", False), "Div": ("DIV", True), "Equal": ("EQUAL", False), "Greater": ("GREATER", False),
+    "GreaterOrEqual": ("GREATER_EQUAL", False), "Less": ("LESS", False), "LessOrEqual": ("LESS_EQUAL", False),
+    "Or": ("LOGICAL_OR", False), "Pow": ("POW", False),
+}  # fmt: skip
+_VARIADIC_INT8 = {"Max": "MAXIMUM", "Min": "MINIMUM"}
+
+
+@lowers(*_UNARY_INT8, int8=True)
+def unary_int8(site: Site, b: Builder) -> None:
+    """One kernel, in whatever order its operand has."""
+    _unary(site, b, _UNARY_INT8[site.op_type])
+
+
+@lowers(*_UNARY)
+def unary(site: Site, b: Builder) -> None:
+    """One kernel, in whatever order its operand has."""
+    _unary(site, b, _UNARY[site.op_type])
+
+
+def _unary(site: Site, b: Builder, code: str, options: dict[str, object] | None = None) -> None:
+    b.operator(code, [b.input(0, b.order(site.outputs[0].value))], [b.output()], options)
+
+
+@lowers("LeakyRelu", int8=True)
+def leaky_relu(site: Site, b: Builder) -> None:
+    """LEAKY_RELU."""
+    _unary(site, b, "LEAKY_RELU", {"alpha": float(site.attribute("alpha", 0.01))})  # type: ignore[arg-type]
+
+
+@lowers("Gelu")
+def gelu(site: Site, b: Builder) -> None:
+    """GELU, in the error-function or the tanh form."""
+    _unary(site, b, "GELU", {"approximate": site.attribute("approximate", "none") == "tanh"})
+
+
+@lowers("Elu")
+def elu(site: Site, b: Builder) -> None:
+    """ELU with alpha 1."""
+    if float(site.attribute("alpha", 1.0)) != 1.0:  # type: ignore[arg-type]
+        raise Unservable("ELU has a kernel for alpha = 1 only")
+    _unary(site, b, "ELU")
+
+
+@lowers("Reciprocal")
+def reciprocal(site: Site, b: Builder) -> None:
+    """1 / x."""
+    one = b.constant(np.array(1, np.float32), "one")
+    b.operator("DIV", [one, b.input(0, b.order(site.outputs[0].value))], [b.output()], {})
+
+
+@lowers("Clip", int8=True)
+def clip(site: Site, b: Builder) -> None:
+    """RELU, RELU6 or RELU_N1_TO_1 where the bounds are theirs, else MAXIMUM and MINIMUM."""
+    code = fused_activation(site.node)
+    if code is not None:
+        _unary(site, b, code)
+        return
+    if b.quantized:
+        raise NeedsFloat
+    bounds = [site.inputs[i] if len(site.inputs) > i else None for i in (1, 2)]
+    steps = [(c, o) for c, o in zip(("MAXIMUM", "MINIMUM"), bounds, strict=True) if o is not None]
+    source = b.input(0, b.order(site.outputs[0].value))
+    if not steps:
+        b.alias(source)
+        return
+    for position, (name, operand) in enumerate(steps):
+        target = b.output() if position == len(steps) - 1 else b.temporary(source, "at_least")
+        source = b.operator(name, [source, b.read(operand)], [target])
+
+
+@lowers("PRelu", int8=True)
+def prelu(site: Site, b: Builder) -> None:
+    """PRELU, its slopes broadcast to the operand's rank."""
+    _broadcast(site, b, "PRELU", fused=False)
+
+
+@lowers("HardSigmoid")
+def hard_sigmoid(site: Site, b: Builder) -> None:
+    """max(0, min(1, a x + b)) as ReLU6(6 (a x + b)) / 6."""
+    alpha, beta = float(site.attribute("alpha", 0.2)), float(site.attribute("beta", 0.5))  # type: ignore[arg-type]
+    source = b.input(0, b.order(site.outputs[0].value))
+
+    def number(value: float) -> int:
+        return b.constant(np.array(value, np.float32), f"{site.name}/const")
+
+    if not np.isclose(6 * alpha, 1):
+        source = b.operator("MUL", [source, number(6 * alpha)], [b.temporary(source, "scaled")], {})
+    shifted = b.temporary(source, "shifted")
+    b.operator("ADD", [source, number(6 * beta)], [shifted], {"fusedActivationFunction": ACTIVATIONS["RELU6"]})
+    b.operator("MUL", [shifted, number(1 / 6)], [b.output()], {})
+
+
+@lowers(*_BINARY_INT8, int8=True)
+def binary_int8(site: Site, b: Builder) -> None:
+    """One kernel with two operands."""
+    code, fused = _BINARY_INT8[site.op_type]
+    _broadcast(site, b, code, fused=fused)
+
+
+@lowers(*_BINARY)
+def binary(site: Site, b: Builder) -> None:
+    """One kernel with two operands."""
+    code, fused = _BINARY[site.op_type]
+    _broadcast(site, b, code, fused=fused)
+
+
+def _broadcast(site: Site, b: Builder, code: str, *, fused: bool) -> None:
+    sources = [_operand(b, operand, site) for operand in site.inputs if operand is not None]
+    if not fused:
+        b.emit(code, sources)
+        return
+    b.operator(code, sources, [b.output()], {"fusedActivationFunction": ACTIVATIONS[site.activation]})
+
+
+def _operand(b: Builder, operand: Operand, site: Site) -> int:
+    """An operand in the order of the result; a constant of lower rank gets leading axes of length 1 first."""
+    result = site.outputs[0].value
+    order = b.order(result)
+    if isinstance(order, Flattened):
+        return b.read(operand, order)
+    rank = len(ir.dims(operand.value) or ())
+    if rank == len(order):
+        return b.read(operand, order)
+    if operand.array is not None and operand.array.size > 1 and order != tuple(range(len(order))):
+        array = operand.array if b.quantized and operand.quant else operand.real()
+        lifted = array.reshape((1,) * (len(order) - rank) + array.shape).transpose(order)
+        quant = operand.quant if b.quantized else None
+        if quant is not None and quant.axis is not None:
+            raise NeedsFloat
+        return b.constant(lifted, str(operand.value.name), quant)
+    return b.read(operand)
+
+
+@lowers(*_VARIADIC_INT8, int8=True)
+def extremum(site: Site, b: Builder) -> None:
+    """MAXIMUM or MINIMUM of two operands, a chain of them for more."""
+    _chain(site, b, _VARIADIC_INT8[site.op_type])
+
+
+@lowers("Sum")
+def total(site: Site, b: Builder) -> None:
+    """A chain of ADD."""
+    _chain(site, b, "ADD")
+
+
+def _chain(site: Site, b: Builder, code: str) -> None:
+    sources = [_operand(b, operand, site) for operand in site.inputs if operand is not None]
+    if len(sources) == 1:
+        b.alias(sources[0])
+        return
+    if len(sources) > 2 and b.quantized:
+        raise NeedsFloat
+    target, partial = b.output(), sources[0]
+    for position, source in enumerate(sources[1:], 2):
+        shape = np.broadcast_shapes(b.shape(partial), b.shape(source))
+        step = target if position == len(sources) else b.temporary(target, "partial", shape)
+        partial = b.operator(code, [partial, source], [step])
+
+
+@lowers("Where")
+def where(site: Site, b: Builder) -> None:
+    """SELECT_V2."""
+    _broadcast(site, b, "SELECT_V2", fused=False)
+
+
+@lowers("Cast")
+def cast(site: Site, b: Builder) -> None:
+    """CAST; nothing where TFLite's types are the same."""
+    source = b.input(0, b.order(site.outputs[0].value))
+    target: Tensor = b.graph.tensors[source]
+    wanted = b.dtype(site.outputs[0].value)
+    if target.dtype == wanted:
+        b.alias(source)
+        return
+    types = {"inDataType": tensor_type(target.dtype), "outDataType": tensor_type(wanted)}
+    b.operator("CAST", [source], [b.output()], types)
+
+
+@lowers("Identity", "Dropout", int8=True)
+def identity(site: Site, b: Builder) -> None:
+    """Nothing: the operand under another name."""
+    if len(site.outputs) > 1 and ir.consumers(site.outputs[1].value):
+        raise Unservable("the mask of Dropout has no kernel", "use its first output only")
+    b.alias(b.input(0, b.order(site.outputs[0].value)))
+
+
+@lowers("BatchNormalization")
+def batch_normalization(site: Site, b: Builder) -> None:
+    """x * g/sqrt(v + eps) + (beta - m g/sqrt(v + eps)), channels last."""
+    operands = [o.real().astype(np.float64) for o in site.inputs[1:5] if o is not None and o.array is not None]
+    if len(operands) != 4:
+        raise Unservable("its parameters are computed at run time")
+    gamma, beta, mean, variance = operands
+    factor = gamma / np.sqrt(variance + float(site.attribute("epsilon", 1e-5)))  # type: ignore[arg-type]
+    value = site.outputs[0].value
+    rank = len(ir.static_dims(value))
+    source = b.input(0, channels_last(rank))
+    scaled = b.temporary(source, "scaled")
+    b.operator("MUL", [source, b.constant(factor.astype(np.float32), f"{site.name}/factor")], [scaled], {})
+    shift = b.constant((beta - mean * factor).astype(np.float32), f"{site.name}/shift")
+    b.operator("ADD", [scaled, shift], [b.output()], {})

@@ -1,0 +1,123 @@
+"""Pooling, windowed and global."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgecc import ir
+from edgecc.analysis.layout import channels_last
+from edgecc.analysis.sites import Site
+from edgecc.tflite import lowers
+from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
+from edgecc.tflite.options import ACTIVATIONS
+from edgecc.tflite.padding import VALID, Window, apply_padding, explicit_padding, window
+
+
+def _window(site: Site) -> Window:
+    operand = site.inputs[0]
+    assert operand is not None
+    shape, out = ir.static_dims(operand.value), ir.static_dims(site.outputs[0].value)
+    if len(shape) not in (3, 4):
+        raise Unservable(f"pooling over {len(shape) - 2} spatial axes has no kernel")
+    kernel = [int(k) for k in site.attribute("kernel_shape", ())]  # type: ignore[attr-defined]
+    win = window(site, kernel, shape[2:], out[2:])
+    if any(d != 1 for d in win.dilations):
+        raise Unservable("dilated pooling has no kernel")
+    return win
+
+
+def _pool(site: Site, b: Builder, code: str, source: int, win: Window, padding: int, *, fused: bool = True) -> int:
+    """The pooling operator; its result, (batch, height, width, channels), is the site's unless `fused` is False."""
+    options = {
+        "padding": padding,
+        "strideH": win.strides[0],
+        "strideW": win.strides[1],
+        "filterHeight": win.kernel[0],
+        "filterWidth": win.kernel[1],
+        "fusedActivationFunction": ACTIVATIONS[site.activation] if fused else 0,
+    }
+    target = b.output() if fused else b.temporary(source, "sums", _pooled(site))
+    shape = b.shape(target)
+    image = target if len(shape) == 4 else b.temporary(target, "image", (shape[0], 1, *shape[1:]))
+    b.operator(code, [source], [image], options)
+    if image != target:
+        b.reshape(image, target)
+    return target
+
+
+def _pooled(site: Site) -> tuple[int, ...]:
+    shape = ir.static_dims(site.outputs[0].value)
+    return tuple(shape[a] for a in channels_last(len(shape)))
+
+
+def _image(site: Site, b: Builder) -> int:
+    operand = site.inputs[0]
+    assert operand is not None
+    rank = len(ir.static_dims(operand.value))
+    source = b.input(0, channels_last(rank))
+    if rank == 4:
+        return source
+    shape = b.shape(source)
+    return b.reshape(source, b.temporary(source, "lifted", (shape[0], 1, *shape[1:])))
+
+
+@lowers("MaxPool", int8=True)
+def max_pool(site: Site, b: Builder) -> None:
+    """MAX_POOL_2D; a padding that is not SAME is a PADV2 with the lowest value."""
+    if len(site.outputs) > 1:
+        raise Unservable("the indices of MaxPool have no kernel", "use its first output only")
+    win = _window(site)
+    source, padding = apply_padding(b, _image(site, b), win, lowest=True)
+    _pool(site, b, "MAX_POOL_2D", source, win, padding)
+
+
+@lowers("AveragePool", int8=True)
+def average_pool(site: Site, b: Builder) -> None:
+    """AVERAGE_POOL_2D. TFLite's SAME leaves padding out of the mean, as ONNX does unless count_include_pad is set."""
+    win = _window(site)
+    included = bool(site.attribute("count_include_pad", 0))
+    kind = win.kind()
+    if kind == VALID or (kind is not None and not included):
+        _pool(site, b, "AVERAGE_POOL_2D", _image(site, b), win, kind)
+        return
+    correction = _correction(site, win, included)
+    if (correction == 1).all():
+        source = explicit_padding(b, _image(site, b), win)
+        _pool(site, b, "AVERAGE_POOL_2D", source, win, VALID)
+        return
+    if b.quantized:
+        raise NeedsFloat
+    source = explicit_padding(b, _image(site, b), win)
+    sums = _pool(site, b, "AVERAGE_POOL_2D", source, win, VALID, fused=False)
+    factors = correction[None, :, :, None] if len(b.shape(sums)) == 4 else correction[None, 0, :, None]
+    options = {"fusedActivationFunction": ACTIVATIONS[site.activation]}
+    b.operator("MUL", [sums, b.constant(factors, "cells_per_window")], [b.output()], options)
+
+
+def _correction(site: Site, win: Window, included: bool) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """(height, width): cells of the whole window over those that count, for each output position."""
+    shape = ir.static_dims(site.outputs[0].value)[2:]
+    out = (1, *shape) if len(shape) == 1 else shape
+    pads = [int(p) for p in site.attribute("pads", [0] * (2 * len(shape)))]  # type: ignore[attr-defined]
+    explicit_after = (0, *pads[len(shape) :]) if len(shape) == 1 else tuple(pads[len(shape) :])
+    counts = []
+    for axis in (0, 1):
+        low = 0 if included else win.before[axis]
+        high = win.before[axis] + win.size[axis] + (explicit_after[axis] if included else 0)
+        starts = np.arange(out[axis]) * win.strides[axis]
+        counts.append(np.minimum(starts + win.kernel[axis], high) - np.maximum(starts, low))
+    cells = np.outer(counts[0], counts[1])
+    return (win.kernel[0] * win.kernel[1] / cells).astype(np.float32)
+
+
+_GLOBAL = {"GlobalAveragePool": "MEAN", "GlobalMaxPool": "REDUCE_MAX"}
+
+
+@lowers(*_GLOBAL, int8=True)
+def global_pool(site: Site, b: Builder) -> None:
+    """MEAN or REDUCE_MAX over the spatial axes."""
+    operand = site.inputs[0]
+    assert operand is not None
+    rank = len(ir.static_dims(operand.value))
+    axes = b.ints(tuple(range(1, rank - 1)))
+    b.emit(_GLOBAL[site.op_type], [b.input(0, channels_last(rank)), axes], {"keepDims": True})

@@ -1,0 +1,187 @@
+"""Operators that move, cut and join data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgecc import ir
+from edgecc.analysis.layout import flattens_for_gemm
+from edgecc.analysis.sites import Operand, Site
+from edgecc.ir import Array
+from edgecc.tflite import lowers
+from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
+
+
+def _constant(site: Site, position: int) -> Array | None:
+    """A constant operand, None where absent."""
+    operand = site.inputs[position] if len(site.inputs) > position else None
+    if operand is None:
+        return None
+    if operand.array is None:
+        raise Unservable(f"operand {position} is computed at run time", "make it an initializer")
+    return operand.real()
+
+
+def _data(site: Site) -> Operand:
+    operand = site.inputs[0]
+    assert operand is not None
+    return operand
+
+
+@lowers("Reshape", "Flatten", "Squeeze", "Unsqueeze", int8=True)
+def reshape(site: Site, b: Builder) -> None:
+    """RESHAPE; nothing where only FULLY_CONNECTED reads it, which flattens by itself."""
+    value = _data(site).value
+    if site.op_type == "Reshape" and flattens_for_gemm(b.sites, site):
+        b.alias(b.input(0, b.order(value)))
+        return
+    source = b.input(0)
+    target = b.output()
+    if b.graph.tensors[source].batched and not b.graph.tensors[target].batched:
+        raise Unservable("it mixes the symbolic batch with other axes", "bind the batch with --input-shape")
+    b.reshape(source, target)
+
+
+@lowers("Transpose", int8=True)
+def transpose(site: Site, b: Builder) -> None:
+    """Nothing: axes get other names. Readers that need another order of bytes transpose (see analysis/layout.py)."""
+    rank = len(ir.static_dims(_data(site).value))
+    perm = [int(a) for a in site.attribute("perm", tuple(reversed(range(rank))))]  # type: ignore[attr-defined]
+    order = b.permutation(site.outputs[0].value)
+    b.alias(b.input(0, tuple(perm[axis] for axis in order)))
+
+
+@lowers("Concat", int8=True)
+def concat(site: Site, b: Builder) -> None:
+    """CONCATENATION along the axis where the layout put it."""
+    value = site.outputs[0].value
+    order = b.permutation(value)
+    axis = order.index(int(site.attribute("axis", 0)) % len(order))  # type: ignore[call-overload]
+    sources = [b.read(operand, order) for operand in site.inputs if operand is not None]
+    b.operator("CONCATENATION", sources, [b.output()], {"axis": axis})
+
+
+@lowers("Split", int8=True)
+def split(site: Site, b: Builder) -> None:
+    """SPLIT into equal parts, else SPLIT_V."""
+    order = b.permutation(site.outputs[0].value)
+    axis = int(site.attribute("axis", 0)) % len(order)  # type: ignore[call-overload]
+    sizes = [ir.static_dims(r.value)[axis] for r in site.outputs]
+    source, place = b.input(0, order), b.constant(np.array(order.index(axis), np.int32), "axis")
+    targets = [b.output(i) for i in range(len(site.outputs))]
+    if len(set(sizes)) == 1:
+        b.operator("SPLIT", [place, source], targets, {"numSplits": len(sizes)})
+    else:
+        b.operator("SPLIT_V", [source, b.ints(sizes), place], targets, {"numSplits": len(sizes)})
+
+
+@lowers("Slice", int8=True)
+def slice_(site: Site, b: Builder) -> None:
+    """STRIDED_SLICE; axes that are not cut keep their whole extent by mask, so a symbolic batch stays free."""
+    shape = ir.static_dims(_data(site).value)
+    starts, ends, axes, steps = (_constant(site, i) for i in (1, 2, 3, 4))
+    assert starts is not None and ends is not None
+    order = b.permutation(site.outputs[0].value)
+    rank = len(order)
+    axes = np.arange(len(starts)) if axes is None else axes
+    steps = np.ones(len(starts), np.int64) if steps is None else steps
+    begin, end, stride = [0] * rank, [0] * rank, [1] * rank
+    free = (1 << rank) - 1
+    end_mask = begin_mask = free
+    for start, stop, axis, step in zip(starts, ends, axes, steps, strict=True):
+        axis, place = int(axis) % rank, order.index(int(axis) % rank)
+        first, last, stride[place] = slice(int(start), int(stop), int(step)).indices(shape[axis])
+        begin[place] = first
+        begin_mask &= ~(1 << place)
+        if last >= 0:
+            end[place] = last
+            end_mask &= ~(1 << place)
+    vectors = [b.ints(v) for v in (begin, end, stride)]
+    options = {"beginMask": begin_mask, "endMask": end_mask}
+    b.operator("STRIDED_SLICE", [b.input(0, order), *vectors], [b.output()], options)
+
+
+_MIRROR = {"reflect": 0}  # schema.fbs: enum MirrorPadMode
+
+
+@lowers("Pad", int8=True)
+def pad(site: Site, b: Builder) -> None:
+    """PAD with zeros, PADV2 with another constant, MIRROR_PAD for reflection."""
+    order = b.permutation(site.outputs[0].value)
+    rank = len(order)
+    amounts, value, axes = (_constant(site, i) for i in (1, 2, 3))
+    assert amounts is not None
+    axes = np.arange(rank) if axes is None else axes % rank
+    table = np.zeros((rank, 2), np.int32)
+    for position, axis in enumerate(axes):
+        table[int(axis)] = amounts[position], amounts[position + len(axes)]
+    if (table < 0).any():
+        raise Unservable("negative padding has no kernel", "crop with a Slice instead")
+    paddings = b.constant(table[list(order)], f"{site.name}/paddings")
+    mode = str(site.attribute("mode", "constant"))
+    source = b.input(0, order)
+    if mode in _MIRROR:
+        if b.quantized:
+            raise NeedsFloat
+        b.operator("MIRROR_PAD", [source, paddings], [b.output()], {"mode": _MIRROR[mode]})
+    elif mode != "constant":
+        raise Unservable(f"padding mode {mode!r} has no kernel")
+    elif value is None or not value.any():
+        b.operator("PAD", [source, paddings], [b.output()])
+    elif b.quantized:
+        raise NeedsFloat
+    else:
+        scalar = b.constant(value.reshape(()), f"{site.name}/value")
+        b.operator("PADV2", [source, paddings, scalar], [b.output()])
+
+
+@lowers("Gather", int8=True)
+def gather(site: Site, b: Builder) -> None:
+    """GATHER; constant indices count from the front."""
+    data, indices = site.inputs[0], site.inputs[1]
+    assert data is not None and indices is not None
+    rank = len(ir.static_dims(data.value))
+    axis = int(site.attribute("axis", 0)) % rank  # type: ignore[call-overload]
+    order = b.permutation(site.outputs[0].value)
+    if len(order) != rank or (indices.array is not None and indices.array.ndim != 1):
+        order = tuple(range(rank))
+    if indices.array is not None:
+        extent = ir.static_dims(data.value)[axis]
+        places = b.constant(np.where(indices.array < 0, indices.array + extent, indices.array).astype(np.int32),
+                            str(indices.value.name))  # fmt: skip
+    else:
+        places = b.read(indices)
+    b.operator("GATHER", [b.input(0, order), places], [b.output()], {"axis": order.index(axis), "batchDims": 0})
+
+
+@lowers("Expand")
+def expand(site: Site, b: Builder) -> None:
+    """BROADCAST_TO."""
+    b.operator("BROADCAST_TO", [b.input(0), b.ints(ir.static_dims(site.outputs[0].value))], [b.output()])
+
+
+@lowers("Tile", int8=True)
+def tile(site: Site, b: Builder) -> None:
+    """TILE."""
+    order, repeats = b.permutation(site.outputs[0].value), _constant(site, 1)
+    assert repeats is not None
+    b.operator("TILE", [b.input(0, order), b.ints(repeats[list(order)])], [b.output()])
+
+
+_BLOCKS = {"SpaceToDepth": "SPACE_TO_DEPTH", "DepthToSpace": "DEPTH_TO_SPACE"}
+
+
+@lowers("DepthToSpace")
+def depth_to_space(site: Site, b: Builder) -> None:
+    """DEPTH_TO_SPACE: TFLite's channel order is ONNX's DCR."""
+    size = int(site.attribute("blocksize", 1))  # type: ignore[call-overload]
+    if site.attribute("mode", "DCR") != "DCR":
+        raise Unservable("the CRD order has no kernel", "export with mode DCR")
+    b.operator("DEPTH_TO_SPACE", [b.input(0, (0, 2, 3, 1))], [b.output()], {"blockSize": size})
+
+
+@lowers("SpaceToDepth")
+def space_to_depth(site: Site, b: Builder) -> None:
+    """SPACE_TO_DEPTH."""
+    size = int(site.attribute("blocksize", 1))  # type: ignore[call-overload]
+    b.operator("SPACE_TO_DEPTH", [b.input(0, (0, 2, 3, 1))], [b.output()], {"blockSize": size})
