@@ -1,0 +1,107 @@
+"""Latency per operator and in whole: measured on this machine, each figure with its tier (DESIGN §6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgecc.artifact import Artifact
+
+MEASURED_HERE = "measured here"
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """What one operator takes.
+
+    Attributes:
+        index: in the order in which the runtime executes.
+        name: of the node where the runtime keeps it, else the operator's type.
+        type: the kernel, in the runtime's words.
+        us: microseconds, mean of the runs without outliers (the clocks of the runtimes count whole
+            microseconds, of which a median would keep no fraction).
+        share: of the sum over all operators, 0 to 1.
+        source: whose kernel and clock it is: "xnnpack", "builtin" or "ort".
+    """
+
+    index: int
+    name: str
+    type: str
+    us: float
+    share: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The latency of one file.
+
+    Attributes:
+        runtime, runtime_version: what ran it.
+        machine: the processor.
+        threads: of the runtime.
+        runs: timed ones, without an operator profiler.
+        median_ms, p10_ms, p90_ms, min_ms: of these runs.
+        operators: in order of execution; empty where the runtime did not tell.
+        memory_bytes: peak resident memory of loading and running, above what the runtime's own libraries
+            take, read in a process that does nothing else; None where the system does not tell.
+        size_bytes: of the file.
+        tier: where the figures come from.
+        notes: what is missing, and why.
+    """
+
+    runtime: str
+    runtime_version: str
+    machine: str
+    threads: int
+    runs: int
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    min_ms: float
+    operators: tuple[OperatorTime, ...]
+    memory_bytes: int | None
+    size_bytes: int
+    tier: str = MEASURED_HERE
+    notes: tuple[str, ...] = ()
+
+    @property
+    def by_type(self) -> dict[str, float]:
+        """Microseconds of all operators of a type, the slowest first."""
+        return time_by_type(self.operators)
+
+    def table(self, limit: int | None = 20) -> str:
+        """The figures as plain text: one line for the whole, then the slowest operators."""
+        from edgecc.report.terminal import profile_lines
+
+        return "\n".join(profile_lines(self, limit))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON takes it."""
+        return asdict(self)
+
+
+def time_by_type(operators: Iterable[OperatorTime]) -> dict[str, float]:
+    """Microseconds summed over the operators of each type, the slowest first."""
+    sums: dict[str, float] = {}
+    for row in operators:
+        sums[row.type] = sums.get(row.type, 0.0) + row.us
+    return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+
+def profile_artifact(
+    artifact: Artifact | Path | str,
+    *,
+    runs: int | None = None,
+    threads: int = 1,
+    operators: bool = True,
+    input_shape: dict[str, tuple[int, ...]] | None = None,
+) -> Profile:
+    """Measures one file on this machine: see `edgecc.profile.local.profile_all`."""
+    from edgecc.profile.local import Job, profile_all
+
+    job = Job(artifact, operators=operators, input_shape=input_shape or {})
+    return profile_all({"": job}, runs=runs, threads=threads)[""]
