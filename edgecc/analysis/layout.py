@@ -305,7 +305,8 @@ def transpose_bytes(value: ir.Value, pair: tuple[Order, Order]) -> float:
 
 def _solve(problem: _Problem) -> dict[object, int]:
     """Labels of all variables: by propagation where nothing disagrees, else by a minimum cut a component."""
-    parent: dict[object, object] = {v: v for v in problem.maker.values()}
+    parent: dict[object, object] = {v: v for v in (*problem.maker.values(), *problem.pins)}
+    parent.update({r: r for _, r in problem.reads if not isinstance(r, int)})
 
     def find(variable: object) -> object:
         while parent[variable] is not variable:
