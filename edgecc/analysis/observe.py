@@ -11,18 +11,18 @@ from edgecc import ir
 from edgecc.analysis import shapes
 from edgecc.errors import EdgeccError, ModelError
 
-# Operators whose output shape depends on the content of their inputs, or that run sub-graphs (whose time and memory
-# nothing here bounds). The source is the shape inference of each in the operator specification.
+# Operators whose output shape depends on the content of their inputs, or that run sub-graphs, whose time and
+# memory nothing here bounds. The source is the shape inference of each in the operator specification.
 _DATA_DEPENDENT = frozenset(
-    "Compress If Loop NonMaxSuppression NonZero Scan SequenceMap StringSplit TfIdfVectorizer Unique".split()
+    ("Compress", "If", "Loop", "NonMaxSuppression", "NonZero", "Scan", "SequenceMap", "StringSplit", "Unique")
 )
 # Inputs whose content decides the output's shape: the shape depends on the data only if they do.
 _SHAPE_INPUTS = {
-    "AffineGrid": (1,), "CenterCropPad": (1,), "ConstantOfShape": (0,), "Expand": (1,), "MaxUnpool": (2,),
-    "OneHot": (1,), "Pad": (1, 3), "Range": (0, 1, 2), "Reshape": (1,), "Resize": (1, 2, 3),
-    "Slice": (1, 2, 3, 4), "Split": (1,), "SplitToSequence": (1,), "Squeeze": (1,), "Tile": (1,), "TopK": (1,),
-    "Unsqueeze": (1,), "BlackmanWindow": (0,), "HannWindow": (0,), "HammingWindow": (0,), "MelWeightMatrix": (0, 1),
-    "DFT": (1, 2), "STFT": (1, 3), "Col2Im": (1, 2),
+    "AffineGrid": (1,), "BlackmanWindow": (0,), "CenterCropPad": (1,), "Col2Im": (1, 2),
+    "ConstantOfShape": (0,), "DFT": (1, 2), "Expand": (1,), "HammingWindow": (0,), "HannWindow": (0,), "MaxUnpool": (2,),
+    "MelWeightMatrix": (0, 1), "OneHot": (1,), "Pad": (1, 3), "Range": (0, 1, 2), "Reshape": (1,),
+    "Resize": (1, 2, 3), "STFT": (1, 3), "Slice": (1, 2, 3, 4), "Split": (1,), "SplitToSequence": (1,),
+    "Squeeze": (1,), "Tile": (1,), "TopK": (1,), "Unsqueeze": (1,),
     **{f"Reduce{kind}": (1,) for kind in
        ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")},
 }  # fmt: skip
@@ -36,7 +36,7 @@ def observe(model: ir.Model, values: Sequence[ir.Value]) -> None:
     Raises:
         ModelError: the run would allocate more than `shapes.LARGEST_BYTES` at once.
     """
-    data_dependent = _data_dependent(model.graph)
+    data_dependent = _data_dependent(model)
     wanted = [value for value in values if value not in data_dependent]
     if not wanted:
         return
@@ -46,7 +46,7 @@ def observe(model: ir.Model, values: Sequence[ir.Value]) -> None:
         for size in sizes:
             _check_allocations(model, size)
         seen = [_probe(model, wanted, size) for size in sizes]
-    except _TooLarge:
+    except _TooLargeError:
         raise
     except EdgeccError:
         return  # unknown operators, or random inputs that it does not take
@@ -64,15 +64,15 @@ def _symbol(one: int, two: int, batch: str | None) -> str | None:
     return batch if (one, two) == (1, 2) else None
 
 
-class _TooLarge(ModelError):
+class _TooLargeError(ModelError):
     """An operator asks for more memory than any real network."""
 
 
-def _data_dependent(graph: ir.Graph) -> set[ir.Value]:
+def _data_dependent(model: ir.Model) -> set[ir.Value]:
     """The values whose shape depends on the content of the graph's inputs, and not only on their shapes."""
-    content = set(graph.inputs)  # values whose content depends on that of the inputs
+    content = set(model.graph.inputs)  # values whose content depends on that of the inputs
     shaped: set[ir.Value] = set()
-    for node in graph:
+    for node in model.graph:
         used = [value for value in node.inputs if value is not None]
         decisive = [node.inputs[i] for i in _SHAPE_INPUTS.get(node.op_type, ()) if i < len(node.inputs)]
         depends = (
@@ -81,7 +81,7 @@ def _data_dependent(graph: ir.Graph) -> set[ir.Value]:
             or any(value in shaped for value in used)
         )
         for out in node.outputs:
-            if depends and not ir.is_static(out):
+            if depends and not shapes.is_known(model, out):
                 shaped.add(out)
             if node.op_type in ("Shape", "Size"):
                 tainted = used[0] in shaped
@@ -139,13 +139,13 @@ def _random_feeds(model: ir.Model, batch: int) -> dict[str, ir.Array]:
 def _check_allocations(model: ir.Model, batch: int) -> None:
     """Computes what operators with computed sizes would allocate, before any of them runs.
 
-    Those whose inputs need none of the others are looked at first: their inputs are computed by a run of the part
-    of the network above them, which has been found harmless.
+    Those whose inputs need none of the others are looked at first: their inputs are computed by a run of the
+    part of the network above them, which has been found harmless.
     """
     pending = {
         node
         for node in model.graph
-        if node.op_type in _ALLOCATED and not (node.outputs[0].shape and ir.is_static(node.outputs[0]))
+        if node.op_type in _ALLOCATED and not shapes.is_known(model, node.outputs[0])
     }
     while pending:
         ready = [node for node in pending if not _ancestors(node) & pending]
@@ -155,7 +155,9 @@ def _check_allocations(model: ir.Model, batch: int) -> None:
             inputs = [None if v is None else contents[v] for v in node.inputs]
             count = _ALLOCATED[node.op_type](inputs)
             if count * 4 > shapes.LARGEST_BYTES:  # counted as float32, the widest type that networks carry
-                raise _TooLarge(f"this {node.op_type} asks for {count:.3g} elements", node=ir.label(node))
+                raise _TooLargeError(
+                    f"this {node.op_type} asks for {count:.3g} elements", node=ir.label(node)
+                )
         pending.difference_update(ready)
 
 
@@ -228,7 +230,7 @@ def _tiled(inputs: _Inputs) -> float:
     return inputs[0].size * _product(inputs[1])
 
 
-# Elements that an operator computes, from its inputs' contents: those that make something large from something small.
+# Elements that an operator computes, from its inputs: the operators that make much from little.
 _ALLOCATED: Mapping[str, Callable[[_Inputs], float]] = {
     "ConstantOfShape": _filled,
     "Expand": _expanded,

@@ -11,8 +11,8 @@ import onnx.shape_inference
 from edgecc import ir
 from edgecc.errors import ModelError
 
-# No network for an edge device has an activation near this size: dimensions that ask for more are damage or an
-# attack. A guess; it bounds what a run here may allocate in one piece.
+# No network for an edge device has an activation near this size: dimensions that ask for more are damage or
+# an attack. A guess; it bounds what a run here may allocate in one piece.
 LARGEST_BYTES = 4 * 2**30
 # Larger initializers are left out of what onnx's C++ code is given: it reads them only to learn shapes.
 _SMALL_BYTES = 1024
@@ -21,8 +21,8 @@ _SMALL_BYTES = 1024
 def infer(model: ir.Model, *, strict: bool = False) -> None:
     """Sets type and shape of every value of the main graph, in place, as far as they can be told.
 
-    What static inference leaves open (beyond a symbolic batch) is looked up in one run of ONNX Runtime on random
-    inputs, two where the batch is symbolic; not for values whose shape depends on the data.
+    What static inference leaves open (beyond a symbolic batch) is looked up in one run of ONNX Runtime on
+    random inputs, two where the batch is symbolic; not for values whose shape depends on the data.
 
     Args:
         model: inputs have static shapes, except for a symbolic first dimension.
@@ -31,9 +31,18 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
     Raises:
         ModelError: contradictory types or shapes, or a value beyond `LARGEST_BYTES`.
     """
+    infer_static(model, strict=strict)
+    infer_open(model)
+
+
+def infer_open(model: ir.Model) -> None:
+    """The second half of `infer`: observes the shapes that static inference left open.
+
+    Raises:
+        ModelError: a value beyond `LARGEST_BYTES`.
+    """
     from edgecc.analysis.observe import observe
 
-    infer_static(model, strict=strict)
     open_values = [value for value in node_outputs(model.graph) if not is_known(model, value)]
     if open_values:
         observe(model, open_values)
@@ -53,7 +62,9 @@ def infer_static(model: ir.Model, *, strict: bool = False, proto: onnx.ModelProt
     """
     proto = proto or skeleton(model)
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=strict, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(
+            proto, check_type=True, strict_mode=strict, data_prop=True
+        )
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         # Strict inference is sometimes wrong, and without it, inference does not fail: the runtime decides.
         if strict:
@@ -73,15 +84,26 @@ def check(proto: onnx.ModelProto) -> None:
     """The ONNX project's own checker.
 
     Args:
-        proto: a `skeleton`.
+        proto: a `skeleton`; outputs without a shape, which the checker does not take, get one (see `forget`).
 
     Raises:
         ModelError: the model does not conform to the ONNX specification.
     """
+    for info in proto.graph.output:
+        if info.type.HasField("tensor_type") and not info.type.tensor_type.HasField("shape"):
+            info.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise ModelError(f"the model is invalid: {first_lines(error)}") from error
+
+
+def forget(proto: onnx.ModelProto, model: ir.Model) -> None:
+    """Takes the shapes out of `proto` that the values of `model` do not have either."""
+    shapeless = {value.name for value in node_outputs(model.graph) if value.shape is None}
+    for info in (*proto.graph.value_info, *proto.graph.output):
+        if info.name in shapeless and info.type.HasField("tensor_type"):
+            info.type.tensor_type.ClearField("shape")
 
 
 def check_sizes(model: ir.Model) -> None:
@@ -98,14 +120,11 @@ def check_sizes(model: ir.Model) -> None:
         for dim in shape:
             size *= 1 if dim is None else dim
         if size > LARGEST_BYTES:
-            raise ModelError(
-                f"the shape {list(shape)} asks for {size / 2**30:.0f} GiB, more than {LARGEST_BYTES / 2**30:.0f} GiB",
-                node=value.name,
-            )
+            raise ModelError(f"the shape {list(shape)} asks for {size / 2**30:.3g} GiB", node=value.name)
 
 
 def skeleton(model: ir.Model) -> onnx.ModelProto:
-    """The model as protobuf with every large initializer turned into an input: what onnx's C++ code is given."""
+    """The model as protobuf, every large initializer turned into an input: what onnx's C++ code is given."""
     copy = model.clone()
     graph = copy.graph
     for name, value in tuple(graph.initializers.items()):

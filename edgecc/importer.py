@@ -1,0 +1,286 @@
+"""From any ONNX model to the one form that everything after it sees.
+
+The canonical form: default-domain opset 21 or later, no functions, no Constant nodes, no initializers among
+the inputs, every node and value named once, every value typed and shaped, and only the batch (the first dimension
+of the inputs) symbolic. Names of inputs, outputs and values stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx
+
+from edgecc import ir, modelfile, opset
+from edgecc.analysis import shapes
+from edgecc.errors import EdgeccError, ModelError, UsageError
+
+# The IR version that goes with opset 21 (onnx.helper.VERSION_TABLE).
+_IR_VERSION = 10
+
+
+def load(
+    source: Path | str | bytes | onnx.ModelProto | ir.Model,
+    *,
+    input_shape: Mapping[str, Sequence[int]] | None = None,
+) -> ir.Model:
+    """Reads a model of any opset from 7 on and brings it to the canonical form.
+
+    Args:
+        source: path (external data lies in its folder and stays there, mapped into memory), serialised model,
+            or a model in memory, which is not modified; weights are shared with it.
+        input_shape: a number for every dimension of the inputs named.
+
+    Raises:
+        ModelError: unreadable, malformed or hostile; or a dimension is neither known nor given.
+        UsageError: `input_shape` names no input or contradicts the model.
+    """
+    try:
+        return _canonical(modelfile.read(source), input_shape or {})
+    except EdgeccError:
+        raise
+    except Exception as error:  # wrapped: the file decides what goes wrong inside onnx and onnx_ir
+        name = str(source) if isinstance(source, (str, Path)) else None
+        raise ModelError(
+            f"the model is malformed: {type(error).__name__}: {shapes.first_lines(_root(error))}", node=name
+        ) from error
+
+
+def _canonical(model: ir.Model, input_shape: Mapping[str, Sequence[int]]) -> ir.Model:
+    version = _versions(model)
+    for graph in model.graphs():
+        _unlist_initializers(graph)
+    _sort(model)
+    _bind(model, input_shape)
+    proto = shapes.skeleton(model)
+    shapes.check(proto)
+    declared = _forget_shapes(model)
+    shapes.forget(proto, model)
+    mixed = _inline(model, version)
+    upgraded = False
+    if not mixed:
+        shapes.infer_static(model, strict=True, proto=None if model.functions else proto)
+    if mixed or version < opset.CANONICAL:
+        upgraded = opset.upgrade(model, version)
+    lifted = _lift_constants(model)
+    _name(model)
+    model.opset_imports[""] = max(version, opset.CANONICAL)
+    model.ir_version = max(model.ir_version or 0, _IR_VERSION)
+    if mixed or upgraded or lifted:
+        shapes.infer_static(model, strict=mixed)
+    shapes.infer_open(model)
+    _recall_shapes(declared)
+    return model
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _versions(model: ir.Model) -> int:
+    """The opset of the default domain, under its short name everywhere."""
+    imports = [model.opset_imports, *(function.opset_imports for function in model.functions.values())]
+    for table in imports:
+        if "ai.onnx" in table:
+            table.setdefault("", table.pop("ai.onnx"))
+        version = table.get("")
+        if version is not None and version < opset.OLDEST:
+            raise ModelError(
+                f"the model has opset {version}; edgecc reads {opset.OLDEST} to {opset.NEWEST}",
+                remedy="export it again, or use onnx.version_converter.convert_version(model, 13)",
+            )
+        if version is not None and version > opset.NEWEST:
+            raise ModelError(
+                f"the model has opset {version}; edgecc reads {opset.OLDEST} to {opset.NEWEST}",
+                remedy=f"export it with opset {opset.CANONICAL}",
+            )
+    return model.opset_imports.get("", opset.CANONICAL)
+
+
+def _unlist_initializers(graph: ir.Graph) -> None:
+    """Before IR version 4 every initializer was listed as an input, whose default it then was."""
+    inputs = [value for value in graph.inputs if value.name not in graph.initializers]
+    if len(inputs) < len(graph.inputs):
+        graph.inputs.clear()
+        graph.inputs.extend(inputs)
+
+
+def _sort(model: ir.Model) -> None:
+    """Puts nodes into an order of execution; the runtime accepts any, so files have any.
+
+    Raises:
+        ModelError: there is none.
+    """
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        seen: set[ir.Node] = set()
+        ordered = True
+        for node in graph:
+            above = (value.producer() for value in node.inputs if value is not None)
+            ordered = ordered and all(p is None or p in seen or p.graph is not graph for p in above)
+            seen.add(node)
+        # Nodes of sub-graphs may read what only a later node computes: sorting sees to that too.
+        if not ordered or any(attr.type in _GRAPHS for node in graph for attr in node.attributes.values()):
+            try:
+                graph.sort()
+            except ValueError as error:
+                raise ModelError("the graph has a cycle", node=graph.name) from error
+
+
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
+
+def _bind(model: ir.Model, input_shape: Mapping[str, Sequence[int]]) -> None:
+    """Gives every input its shape; only the first dimension may stay symbolic."""
+    inputs = {value.name or "": value for value in model.graph.inputs}
+    listed = ", ".join(f"{value.name}{_shown(value)}" for value in inputs.values())
+    numbers: dict[str, int] = {}
+    for name, shape in input_shape.items():
+        if name not in inputs:
+            raise UsageError(f"the model has no such input; it has: {listed}", node=name)
+        _bind_one(inputs[name], [int(d) for d in shape], numbers)
+    for value in (*inputs.values(), *model.graph.outputs, *shapes.node_outputs(model.graph)):
+        if value.shape is not None:  # a symbol that got a number has it everywhere
+            dims = [d if isinstance(d, int) else numbers.get(_symbol(d) or "", d) for d in value.shape.dims]
+            value.shape = ir.Shape(dims)
+    for name, value in inputs.items():
+        if not isinstance(value.type, ir.TensorType):
+            raise ModelError("the input is not a tensor, or has no type", node=name)
+        unknown = value.shape is None or any(_number(d) is None for d in value.shape.dims[1:])
+        if unknown:
+            wish = "NxCxHxW" if value.shape is None else "x".join(_wish(d) for d in value.shape.dims)
+            raise ModelError(
+                f"the input has the shape {_shown(value)}: a dimension after the first must be a number",
+                node=name,
+                remedy=f"give numbers with --input-shape {name}={wish}",
+            )
+    _name_batch(list(inputs.values()))
+
+
+def _bind_one(value: ir.Value, shape: list[int], numbers: dict[str, int]) -> None:
+    name = value.name
+    if any(d <= 0 for d in shape):
+        raise UsageError(f"a dimension of {shape} is not positive", node=name)
+    if value.shape is not None:
+        if len(shape) != len(value.shape):
+            raise UsageError(f"the input has the shape {_shown(value)}, not {shape}", node=name)
+        for dim, given in zip(value.shape.dims, shape, strict=True):
+            symbol = _symbol(dim)
+            if symbol is not None and numbers.setdefault(symbol, given) != given:
+                raise UsageError(f"{symbol} cannot be both {numbers[symbol]} and {given}", node=name)
+            if _number(dim) not in (None, given):
+                raise UsageError(f"the input has the fixed shape {_shown(value)}, not {shape}", node=name)
+    value.shape = ir.Shape(shape)
+
+
+def _name_batch(inputs: list[ir.Value]) -> None:
+    """One symbol for all first dimensions that are unknown: the name that the file has, else `batch`."""
+    first = {value: value.shape.dims[0] for value in inputs if value.shape}
+    unknown = [value for value, dim in first.items() if _number(dim) is None]
+    names = {symbol for value in unknown if (symbol := _symbol(first[value])) is not None}
+    default = next(iter(names)) if len(names) == 1 else "batch"
+    for value in unknown:
+        assert value.shape is not None
+        value.shape = ir.Shape([_symbol(first[value]) or default, *value.shape.dims[1:]])
+
+
+def _number(dim: int | ir.SymbolicDim) -> int | None:
+    """A fixed dimension. Some exporters write -1 or 0 for what they do not know."""
+    return dim if isinstance(dim, int) and dim > 0 else None
+
+
+def _symbol(dim: int | ir.SymbolicDim) -> str | None:
+    """A name that means the same number wherever it stands, unlike `?` and tf2onnx's `unk__1`."""
+    name = None if isinstance(dim, int) else dim.value
+    return name if name and name[0].isidentifier() and not name.startswith("unk__") else None
+
+
+def _shown(value: ir.Value) -> str:
+    if value.shape is None:
+        return "[unknown rank]"
+    return f"[{', '.join(str(_number(d) or _symbol(d) or '?') for d in value.shape.dims)}]"
+
+
+def _wish(dim: int | ir.SymbolicDim) -> str:
+    return str(_number(dim) or _symbol(dim) or "?")
+
+
+def _forget_shapes(model: ir.Model) -> dict[ir.Value, ir.Shape]:
+    """Takes away the shapes that the file claims for computed values: they may be of another batch, or false.
+
+    Operators of other domains keep theirs, as nothing can infer them.
+    """
+    declared: dict[ir.Value, ir.Shape] = {}
+    for node in model.graph:
+        for out in node.outputs if not node.domain else ():
+            if out.shape is not None:
+                declared[out], out.shape = out.shape, None
+    return declared
+
+
+def _recall_shapes(declared: Mapping[ir.Value, ir.Shape]) -> None:
+    """Believes the file where nothing better is known."""
+    for value, shape in declared.items():
+        if value.shape is None and all(d is None or _number(d) or _symbol(d) for d in shape.dims):
+            value.shape = shape
+
+
+def _inline(model: ir.Model, version: int) -> bool:
+    """Inlines functions, in place. Returns whether they bring nodes of another opset than the model's."""
+    from onnx_ir.passes.common import InlinePass
+
+    mixed = False
+    for function in model.functions.values():
+        own = function.opset_imports.get("", version)
+        mixed = mixed or own != version
+        for node in function.graph.all_nodes():
+            if not node.domain:
+                node.version = own
+        for domain, wanted in function.opset_imports.items():  # each node knows its own: no mismatch is left
+            function.opset_imports[domain] = model.opset_imports.setdefault(domain, wanted)
+    if model.functions:
+        InlinePass()(model)
+        model.functions.clear()
+    return mixed
+
+
+def _lift_constants(model: ir.Model) -> int:
+    """Constant nodes become initializers of their graph. Returns how many."""
+    count = 0
+    for graph in model.graphs():
+        for node in tuple(graph):
+            array = opset.constant_output(node)
+            if array is None:
+                continue
+            old = node.outputs[0]
+            if old.is_graph_output() and graph is not model.graph:
+                continue  # the runtime wants a node behind every output of a sub-graph
+            name, old.name = old.name or "", None
+            dtype = ir.DataType.STRING if array.dtype == object else ir.DataType.from_numpy(array.dtype)
+            tensor = ir.Tensor(array, dtype=dtype, name=name)
+            value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(dtype))
+            value.const_value = tensor
+            graph.register_initializer(value)
+            ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+            graph.remove(node, safe=True)
+            count += 1
+    return count
+
+
+def _name(model: ir.Model) -> None:
+    """Every node gets a name that no other has."""
+    taken = {node.name for node in model.graph.all_nodes() if node.name}
+    seen: set[str] = set()
+    for index, node in enumerate(model.graph.all_nodes()):
+        name = node.name
+        if not name or name in seen:
+            stem, count = name or f"{node.op_type}_{index}", 0
+            name = stem
+            while name in taken:
+                count += 1
+                name = f"{stem}_{count}"
+            node.name = name
+            taken.add(name)
+        seen.add(name)
