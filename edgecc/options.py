@@ -1,0 +1,217 @@
+"""The words of `compile`: one declaration for Python, the command line and edgecc.toml."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from edgecc.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from edgecc.pipeline import Pass
+    from edgecc.quant.plan import QuantPlan
+
+Format = Literal["tflite", "onnx", "all"]
+Precision = Literal["int8", "int16x8", "int4", "fp16", "dynamic", "fp32", "mixed"]
+IoLayout = Literal["auto", "onnx", "nhwc"]
+IoDtype = Literal["float32", "int8", "uint8"]
+Observer = Literal["minmax", "percentile"]
+
+_SIZES = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_COUNTS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}
+_TIMES = {"MS": 1e-3, "US": 1e-6, "S": 1.0, "NS": 1e-9}
+
+
+def _word(
+    help: str,  # noqa: A002 - the word of every command-line library
+    default: Any = None,
+    *,
+    metavar: str | None = None,
+    parse: Callable[[str], Any] | None = None,
+    choices: tuple[str, ...] = (),
+    flag: str | None = None,
+    many: bool = False,
+) -> Any:
+    facts = {"help": help, "metavar": metavar, "parse": parse, "choices": choices, "flag": flag, "many": many}
+    return field(default=default, metadata=facts)
+
+
+def quantity(units: Mapping[str, float], kind: str) -> Callable[[str], float]:
+    """A parser of a number with one of these units behind it.
+
+    Raises (the parser):
+        UsageError: anything else.
+    """
+
+    def parse(text: str) -> float:
+        found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([A-Za-z]*)\s*", str(text))
+        if found is None or found[2].upper() not in units:
+            known = ", ".join(u for u in units if u)
+            raise UsageError(f"{text!r} is not a {kind}", remedy=f"write a number and one of {known}")
+        return float(found[1]) * units[found[2].upper()]
+
+    return parse
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """One number or several with commas between them."""
+    try:
+        return tuple(float(part) for part in str(text).split(","))
+    except ValueError:
+        raise UsageError(f"{text!r} is not a number or numbers with commas between", remedy="as in 0.485,0.456,0.406") from None
+
+
+def shapes(texts: str | tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """`NAME=1x3x224x224`, several of them or one."""
+    found: dict[str, tuple[int, ...]] = {}
+    for text in (texts,) if isinstance(texts, str) else texts:
+        name, _, sizes = str(text).rpartition("=")
+        if not name or not re.fullmatch(r"[0-9]+(x[0-9]+)*", sizes):
+            raise UsageError(f"{text!r} is not an input shape", remedy="write NAME=1x3x224x224")
+        found[name] = tuple(int(s) for s in sizes.split("x"))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOptions:
+    """Everything `compile` can be told. Each field is an option of the same name, with `-` for `_`."""
+
+    target: str = _word("device to compile for (see `edgecc targets`), or a TOML file", "arm", metavar="T")
+    format: Format | None = _word(
+        "what to write; default: every format of the target", choices=get_args(Format)
+    )
+    precision: Precision | None = _word(
+        "default: int8 with --data, else dynamic (int8 weights)", choices=get_args(Precision)
+    )
+    data: Any = _word("calibration data: .npz, .npy, folder of images, or module:function", metavar="CALIB")
+    eval_data: Any = _word("data that fidelity is measured on", metavar="TEST")
+    labels: Any = _word("labels of --eval-data (of --data without it)", metavar="FILE")
+    mean: tuple[float, ...] | None = _word("subtracted from pixels 0..255", metavar="M", parse=numbers)
+    std: tuple[float, ...] | None = _word("pixels are divided by it after --mean", metavar="S", parse=numbers)
+    random_data: bool = _word("calibrate int8 on random data, knowingly", False)
+    input_shape: Mapping[str, tuple[int, ...]] | None = _word(
+        "binds symbolic dimensions (repeatable)", metavar="NAME=1x3x224x224", parse=shapes, many=True
+    )
+    preset: str | None = _word("named list of passes (see `edgecc passes`)", metavar="NAME")
+    passes: tuple[str | Pass, ...] = _word(
+        "one more pass after the others (repeatable)", (), metavar="NAME[:option=value,...]", flag="pass", many=True
+    )
+    skip_passes: tuple[str, ...] = _word(
+        "leave a pass out (repeatable)", (), metavar="NAME", flag="skip-pass", many=True
+    )
+    plan: str | Path | QuantPlan | None = _word("quantization plan of an earlier run, instead of data", metavar="plan.json")
+    observer: Observer = _word("how ranges of activations are taken", "minmax", choices=get_args(Observer))
+    io_layout: IoLayout = _word("layout of inputs and outputs of TFLite", "auto", choices=get_args(IoLayout))
+    io_dtype: IoDtype = _word("type of inputs and outputs of int8 TFLite", "float32", choices=get_args(IoDtype))
+    min_agreement: float | None = _word("least share of equal answers, 0..1 (exit 4)", metavar="0.99", parse=float)
+    min_sqnr: float | None = _word("least SQNR in dB (exit 4)", metavar="20", parse=float)
+    max_drop: float | None = _word("most points of accuracy lost (exit 4)", metavar="0.5", parse=float)
+    max_latency: float | None = _word(
+        "most time for one inference, measured here (exit 5)", metavar="10ms", parse=quantity(_TIMES, "duration")
+    )
+    max_macs: float | None = _word(
+        "most multiply-accumulates (exit 5)", metavar="50M", parse=quantity(_COUNTS, "count")
+    )
+    max_size: float | None = _word("largest file (exit 5)", metavar="1MB", parse=quantity(_SIZES, "size"))
+    no_verify: bool = _word("skip all comparisons with the original", False)
+    no_profile: bool = _word("skip the timing on this machine", False)
+    debug_quant: bool = _word("measure the error of every layer", False)
+    dump_ir: str | Path | None = _word("text of the graph after every pass", metavar="DIR")
+    seed: int = _word("of every random choice", 0, metavar="N", parse=int)
+    threads: int | None = _word("of calibration, verification and timing", metavar="N", parse=int)
+    output: str | Path | None = _word("default: build/<stem>-<target>", metavar="DIR")
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value, choices = getattr(self, each.name), each.metadata["choices"]
+            if choices and value is not None and value not in choices:
+                raise UsageError(
+                    f"{value!r} is not possible", node=f"--{flag(each.name)}", remedy=f"choose {', '.join(choices)}"
+                )
+        for name, low, high in (("min_agreement", 0.0, 1.0), ("threads", 1, 1024), ("seed", 0, 2**32 - 1)):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UsageError(f"{value} is not between {low} and {high}", node=f"--{flag(name)}")
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a field."""
+    found = next((f for f in fields(CompileOptions) if f.name == name), None)
+    return (found.metadata["flag"] if found else None) or name.replace("_", "-")
+
+
+def make_options(words: Mapping[str, Any]) -> CompileOptions:
+    """Options from words as the user wrote them: texts are parsed, unknown words refused.
+
+    Raises:
+        UsageError: an unknown word, or a value that cannot be read.
+    """
+    known = {f.name: f for f in fields(CompileOptions)}
+    values: dict[str, Any] = {}
+    for word, value in words.items():
+        if word not in known:
+            close = difflib.get_close_matches(word, known, n=1)
+            raise UsageError(
+                f"there is no option {word!r}", remedy=f"did you mean {close[0]!r}?" if close else None
+            )
+        values[word] = _parsed(word, known[word].metadata, value)
+        if value is None and known[word].default is not MISSING:
+            values[word] = known[word].default
+    return CompileOptions(**values)
+
+
+def _parsed(word: str, facts: Mapping[str, Any], value: Any) -> Any:
+    if value is None:
+        return None
+    texts = isinstance(value, str) or (
+        facts["many"] and isinstance(value, (list, tuple)) and value and all(isinstance(v, str) for v in value)
+    )
+    if facts["parse"] is not None and texts:
+        try:
+            return facts["parse"](value if isinstance(value, str) or not facts["many"] else tuple(value))
+        except ValueError:
+            raise UsageError(f"{value!r} cannot be read", node=f"--{flag(word)}") from None
+    if word in ("mean", "std") and isinstance(value, (int, float)):
+        return (float(value),)
+    if facts["many"] and word != "input_shape":
+        return (value,) if isinstance(value, str) else tuple(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The options in a TOML file: keys as on the command line, `-` or `_`; a relative path is the file's neighbour.
+
+    Raises:
+        UsageError: there is no such file, or a key is unknown.
+        ModelError: it is not TOML.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError("there is no such configuration file", node=str(path)) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ModelError(f"not a readable TOML file: {error}", node=str(path)) from error
+    names = {flag(f.name).replace("-", "_"): f.name for f in fields(CompileOptions)}
+    names |= {f.name: f.name for f in fields(CompileOptions)}
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        name = names.get(key.replace("-", "_"))
+        if name is None:
+            close = difflib.get_close_matches(key.replace("-", "_"), names, n=1)
+            hint = f"did you mean {flag(names[close[0]])!r}?" if close else "see `edgecc compile --help`"
+            raise UsageError(f"{path} has an unknown key {key!r}", remedy=hint)
+        if name in ("data", "eval_data", "labels", "plan") and isinstance(value, str) and ":" in value:
+            raise UsageError(
+                f"{key} names code in a configuration file", node=str(path), remedy=f"give --{flag(name)} on the command line"
+            )
+        if name in ("data", "eval_data", "labels", "plan", "output", "dump_ir") and isinstance(value, str):
+            value = str((path.parent / value))
+        if name == "input_shape" and isinstance(value, dict):
+            value = {k: tuple(int(d) for d in v) for k, v in value.items()}
+        found[name] = value
+    return found
