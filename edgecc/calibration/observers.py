@@ -1,0 +1,265 @@
+"""Streaming statistics of a network's activations: one pass over the data, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from edgecc import ir
+from edgecc.errors import UsageError
+from edgecc.quant import rules
+
+# "minmax": the extremes over all samples. "average": the mean of each sample's extremes (inputs: the extremes).
+# "percentile": the values that leave (100 - percentile)/2 percent outside at either end, by histogram.
+Observer = Literal["average", "minmax", "percentile"]
+Range = tuple[float, float]
+
+# Outputs that lie in a known interval whatever the input.
+_BOUNDED: Mapping[str, Range] = {
+    "Sigmoid": (0.0, 1.0),
+    "Softmax": (0.0, 1.0),
+    "Tanh": (-1.0, 1.0),
+    "LpNormalization": (-1.0, 1.0),
+}
+
+_EXTREMES = "edgecc_extremes"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What was seen of every activation.
+
+    Attributes:
+        ranges: lowest and highest value by value name. A value that an activation fused into its producer replaces
+            (a convolution's before its Relu) has none: it is never stored.
+        samples: how many were run.
+        outputs: the network's answers, one dict a sample, where they were asked for.
+        observer: how the ranges were found.
+    """
+
+    ranges: Mapping[str, Range]
+    samples: int
+    outputs: list[dict[str, ir.Array]] = field(default_factory=list, repr=False)
+    observer: str = "average"
+
+
+def collect(
+    model: ir.Model,
+    dataset: Iterable[Mapping[str, ir.Array]],
+    *,
+    observer: Observer = "average",
+    percentile: float = 99.999,
+    keep_outputs: bool = False,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Statistics:
+    """Runs the float network over the data in ONNX Runtime and returns the range of every activation.
+
+    Args:
+        model: the float network that is to be quantized.
+        dataset: samples in the ONNX layout.
+        observer: see `Observer`.
+        percentile: for the percentile observer, near 100.
+        keep_outputs: also return the network's answers.
+        threads: of the runtime.
+        progress: called with the number of samples done.
+
+    Raises:
+        UsageError: there is no sample, or the options make no sense.
+    """
+    from edgecc.runtime.ort import OrtRunner
+
+    if observer not in ("average", "minmax", "percentile") or not 50 < percentile <= 100:
+        raise UsageError(
+            f"there is no observer {observer!r} with percentile {percentile}",
+            remedy="choose average, minmax or percentile (50 to 100)",
+        )
+    values = observed_values(model)
+    watch: _Histograms | _Extremes
+    if observer == "percentile":
+        watch = _Histograms([str(v.name) for v in values], percentile)
+        runner = OrtRunner.from_model(model, threads=threads, extra_outputs=watch.names)
+    else:
+        watch = _Extremes(values, average=observer == "average")
+        runner = OrtRunner.from_model(watch.augmented(model), threads=threads)
+    kept = [str(v.name) for v in model.graph.outputs]
+    outputs: list[dict[str, ir.Array]] = []
+    samples = 0
+    for sample in dataset:
+        answers = runner.run(sample)
+        watch.add(answers, sample)
+        if keep_outputs:
+            outputs.append({name: answers[name] for name in kept})
+        samples += 1
+        if progress is not None:
+            progress(samples)
+    if not samples:
+        raise UsageError("there is no calibration sample", remedy="give at least one")
+    return Statistics(_complete(model, watch.ranges()), samples, outputs, observer)
+
+
+def observed_values(model: ir.Model) -> list[ir.Value]:
+    """The float32 activations whose range follows from nothing else, graph inputs first."""
+    replaced = {n.outputs[0] for n in model.graph if rules.fused_activation(n) is not None}
+    values = [v for v in model.graph.inputs if not v.is_initializer()]
+    for node in model.graph:
+        if not _follows(node):
+            values += [out for out in node.outputs if out not in replaced]
+    return [v for v in values if v.dtype == ir.DataType.FLOAT]
+
+
+def _follows(node: ir.Node) -> bool:
+    """Whether the output's range follows from the inputs' or from the operator."""
+    rule = rules.RULES.get(node.op_type)
+    return rule is not None and (rule.hull or node.op_type in _BOUNDED)
+
+
+def _complete(model: ir.Model, seen: dict[str, Range]) -> dict[str, Range]:
+    """Adds the ranges that follow from others."""
+    ranges = dict(seen)
+    for node in model.graph:
+        if not _follows(node):
+            continue
+        if node.op_type in _BOUNDED:
+            bounds = [_BOUNDED[node.op_type]]
+        else:
+            bounds = []
+            for i in rules.data_inputs(node):
+                value = node.inputs[i]
+                array = ir.constant(value)
+                if array is not None and array.dtype == np.float32:
+                    bounds.append((float(array.min(initial=0)), float(array.max(initial=0))))
+                elif value is not None and str(value.name) in ranges:
+                    bounds.append(ranges[str(value.name)])
+        if bounds:
+            hull = min(b[0] for b in bounds), max(b[1] for b in bounds)
+            ranges.update((str(out.name), hull) for out in node.outputs if out.dtype == ir.DataType.FLOAT)
+    return ranges
+
+
+class _Extremes:
+    """Lowest and highest value of every tensor and sample, computed by the runtime inside the network."""
+
+    def __init__(self, values: Sequence[ir.Value], *, average: bool) -> None:
+        self._inputs = [str(v.name) for v in values if v.is_graph_input()]
+        self._inner = [v for v in values if not v.is_graph_input()]
+        self._average = average
+        self._rows: list[ir.Array] = []
+
+    def augmented(self, model: ir.Model) -> ir.Model:
+        """The network with one more output: for each inner value its minimum, then for each its maximum."""
+        copy = model.clone()
+        graph = copy.graph
+        by_name = {out.name: out for node in graph for out in node.outputs}
+        shape = ir.add_initializer(graph, np.array([1], np.int64), ir.fresh_name(graph, f"{_EXTREMES}_shape"))
+        zero = ir.add_initializer(graph, np.zeros(1, np.float32), ir.fresh_name(graph, f"{_EXTREMES}_zero"))
+        parts = []
+        for op_type in ("ReduceMin", "ReduceMax"):
+            for inner in self._inner:
+                value = by_name[inner.name]
+                if op_type == "ReduceMin" and _is_rectified(inner):
+                    parts.append(zero)
+                    continue
+                if op_type == "ReduceMax" and _is_rectified(inner) and len(inner.shape or ()) == 4:
+                    # The runtime computes this one in its blocked layout: 2 ms an image less on EfficientNet-Lite0.
+                    value = _append(graph, "GlobalMaxPool", [value])
+                scalar = _append(graph, op_type, [value], keepdims=0)
+                parts.append(_append(graph, "Reshape", [scalar, shape]))
+        if parts:
+            out = _append(graph, "Concat", parts, axis=0)
+            out.name, out.type = _EXTREMES, ir.TensorType(ir.DataType.FLOAT)
+            out.shape = ir.Shape([len(parts)])
+            graph.outputs.append(out)
+        return copy
+
+    def add(self, answers: Mapping[str, ir.Array], sample: Mapping[str, ir.Array]) -> None:
+        """Takes one sample's extremes; a rectified value's minimum is 0."""
+        lows, highs = np.split(answers.get(_EXTREMES, np.zeros(0, np.float32)), 2)
+        fed = [sample[name] for name in self._inputs]
+        low = [*(a.min() for a in fed), *lows]
+        self._rows.append(np.array([low, [*(a.max() for a in fed), *highs]], np.float32))
+
+    def ranges(self) -> dict[str, Range]:
+        """Over all samples: of inner values the mean of the samples' extremes or the outermost of them."""
+        rows = np.stack(self._rows).astype(np.float64)  # (samples, 2, values)
+        low, high = rows[:, 0].min(axis=0), rows[:, 1].max(axis=0)
+        if self._average:
+            count = len(self._inputs)
+            low[count:], high[count:] = rows[:, 0, count:].mean(axis=0), rows[:, 1, count:].mean(axis=0)
+        names = [*self._inputs, *(str(v.name) for v in self._inner)]
+        return {n: (float(a), float(b)) for n, a, b in zip(names, low, high, strict=True)}
+
+
+class _Histograms:
+    """One histogram a tensor over [-limit, limit]; the limit doubles, merging bins in pairs, when a value lies out."""
+
+    bins = 4096  # 2048 for values of one sign
+
+    def __init__(self, names: Sequence[str], percentile: float) -> None:
+        self.names = list(names)
+        self._tail = (1 - percentile / 100) / 2
+        self._counts: dict[str, ir.Array] = {}
+        self._limits: dict[str, float] = {}
+        self._seen: dict[str, Range] = {}
+
+    def add(self, answers: Mapping[str, ir.Array], sample: Mapping[str, ir.Array]) -> None:
+        """Counts one sample's values."""
+        for name in self.names:
+            array = sample[name] if name in sample else answers[name]
+            low, high = float(array.min(initial=0)), float(array.max(initial=0))
+            if not np.isfinite(high - low):
+                self._seen[name] = (low, high)
+                continue
+            counts = self._counts.setdefault(name, np.zeros(self.bins, np.int64))
+            peak = max(-low, high)
+            limit = self._limits.setdefault(name, peak or 1e-30)
+            while limit < peak:
+                limit *= 2
+                merged = counts.reshape(-1, 2).sum(axis=1)
+                counts[:] = 0
+                counts[self.bins // 4 : -self.bins // 4] = merged
+            self._limits[name] = limit
+            index = ((array.reshape(-1) + np.float32(limit)) * np.float32(self.bins / 2 / limit)).astype(
+                np.int32
+            )
+            counts += np.bincount(np.minimum(index, self.bins - 1), minlength=self.bins)
+            seen = self._seen.get(name, (0.0, 0.0))
+            self._seen[name] = (min(seen[0], low), max(seen[1], high))
+
+    def ranges(self) -> dict[str, Range]:
+        """The values that leave the tail outside, never beyond the extremes."""
+        found = {}
+        for name, (low, high) in self._seen.items():
+            if name not in self._counts or not np.isfinite(high - low):
+                found[name] = (low, high)
+                continue
+            share = np.cumsum(self._counts[name]) / self._counts[name].sum()
+            edges = np.linspace(-self._limits[name], self._limits[name], self.bins + 1)
+            first = int(np.searchsorted(share, self._tail, side="right"))
+            last = int(np.searchsorted(share, 1 - self._tail, side="left"))
+            found[name] = (
+                max(low, min(edges[first], 0.0)),
+                min(high, max(edges[min(last + 1, self.bins)], 0.0)),
+            )
+        return {n: (float(a), float(b)) for n, (a, b) in found.items()}
+
+
+def _is_rectified(value: ir.Value) -> bool:
+    """Whether a Relu, or a Clip that begins at 0, computes the value."""
+    producer = value.producer()
+    return (
+        producer is not None
+        and producer.op_type in ("Relu", "Clip")
+        and rules.clip_limits(producer)[0] == 0.0
+    )
+
+
+def _append(graph: ir.Graph, op_type: str, inputs: Sequence[ir.Value], **attributes: int) -> ir.Value:
+    node = ir.Node("", op_type, inputs)
+    node.attributes.update({k: ir.Attr(k, ir.AttributeType.INT, v) for k, v in attributes.items()})
+    node.outputs[0].name = f"{_EXTREMES}_{graph.num_nodes()}"
+    graph.append(node)
+    return node.outputs[0]

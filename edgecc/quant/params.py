@@ -1,0 +1,182 @@
+"""How one tensor is stored in integers: real = scale * (stored - zero_point)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from edgecc import ir
+
+DType = Literal["int4", "int8", "uint8", "int16", "int32"]
+
+# Lowest and highest stored value. Weights leave the lowest out: symmetric, -127 to 127 (TFLite quantization
+# specification, "Symmetric vs asymmetric").
+LIMITS: dict[str, tuple[int, int]] = {
+    "int4": (-8, 7),
+    "int8": (-128, 127),
+    "uint8": (0, 255),
+    "int16": (-32768, 32767),
+    "int32": (-(2**31), 2**31 - 1),
+}
+
+# A tensor that was never seen to leave zero (or a channel of zero weights) still needs a scale. Guessed: small enough
+# to lose nothing should it move, large enough that scale * scale stays far from the smallest float32.
+DEAD = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class QuantParams:
+    """Scale and zero point of one tensor.
+
+    Attributes:
+        scale: (1,) or (channels,) float32, positive.
+        zero_point: same shape, int64, within the limits of `dtype`.
+        dtype: how values are stored.
+        axis: of the channels; None for one scale a tensor.
+        narrow: the lowest stored value is left out (symmetric weights).
+    """
+
+    scale: ir.Array
+    zero_point: ir.Array
+    dtype: DType
+    axis: int | None = None
+    narrow: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", _frozen(self.scale, np.float32))
+        object.__setattr__(self, "zero_point", _frozen(self.zero_point, np.int64))
+        if self.scale.shape != self.zero_point.shape or (self.axis is None and self.scale.size != 1):
+            raise ValueError(
+                f"scale {self.scale.shape}, zero point {self.zero_point.shape}, axis {self.axis}"
+            )
+        if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise ValueError(f"scales must be positive and finite: {self.scale}")
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Lowest and highest stored value."""
+        low, high = LIMITS[self.dtype]
+        return (low + 1 if self.narrow else low), high
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether zero is stored as zero."""
+        return not self.zero_point.any()
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest real value of a per-tensor quantization."""
+        scale, zero = float(self.scale[0]), int(self.zero_point[0])
+        return (self.limits[0] - zero) * scale, (self.limits[1] - zero) * scale
+
+    def quantize(self, array: ir.Array) -> ir.Array:
+        """Stored values: round half to even, then saturate, as QuantizeLinear does. int4 is held in int8."""
+        scale, zero = self._aligned(array.ndim)
+        stored = np.rint(np.asarray(array, np.float64) / scale) + zero
+        return np.clip(stored, *self.limits).astype("int8" if self.dtype == "int4" else self.dtype)
+
+    def dequantize(self, stored: ir.Array) -> ir.Array:
+        """Real values, float32."""
+        scale, zero = self._aligned(stored.ndim)
+        return np.asarray((stored.astype(np.int64) - zero) * scale, np.float32)
+
+    def as_unsigned(self) -> QuantParams:
+        """The same real values stored in uint8 instead of int8."""
+        if self.dtype != "int8":
+            return self
+        return QuantParams(self.scale, self.zero_point + 128, "uint8", self.axis)
+
+    def _aligned(self, rank: int) -> tuple[ir.Array, ir.Array]:
+        scale = self.scale.astype(np.float64)
+        if self.axis is None:
+            return scale.reshape(()), self.zero_point.reshape(())
+        shape = [-1 if i == self.axis % rank else 1 for i in range(rank)]
+        return scale.reshape(shape), self.zero_point.reshape(shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; float32 survives exactly, being a float64 too."""
+        return {
+            "scale": [float(s) for s in self.scale],
+            "zero_point": [int(z) for z in self.zero_point],
+            "dtype": self.dtype,
+            "axis": self.axis,
+            "narrow": self.narrow,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> QuantParams:
+        """The inverse of `to_dict`."""
+        return cls(
+            np.asarray(data["scale"], np.float32),
+            np.asarray(data["zero_point"], np.int64),
+            data["dtype"],
+            data["axis"],
+            bool(data["narrow"]),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, QuantParams) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.scale.tobytes(), self.zero_point.tobytes(), self.dtype, self.axis, self.narrow
+
+    def __str__(self) -> str:
+        if self.axis is None:
+            return f"{self.dtype} scale {self.scale[0]:.6g} zero point {self.zero_point[0]}"
+        return f"{self.dtype} axis {self.axis}, {self.scale.size} scales {self.scale.min():.6g}..{self.scale.max():.6g}"
+
+
+def from_range(low: float, high: float, dtype: DType) -> QuantParams:
+    """Per-tensor parameters that cover low..high and represent zero exactly; int16 is symmetric.
+
+    Source: TFLite quantization specification (asymmetric int8, symmetric int16 activations).
+    """
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    bottom, top = LIMITS[dtype]
+    if dtype == "int16":
+        scale = max(-low, high, DEAD) / top
+        return QuantParams(np.array([scale]), np.array([0]), dtype)
+    if high - low < DEAD:
+        high = low + DEAD if high == 0.0 and low == 0.0 else high
+        scale = DEAD / (top - bottom)
+    else:
+        scale = (high - low) / (top - bottom)
+    zero = int(np.clip(round(bottom - low / scale), bottom, top))
+    return QuantParams(np.array([scale]), np.array([zero]), dtype)
+
+
+def fixed(scale: float, zero_point: int, dtype: DType) -> QuantParams:
+    """Parameters that a kernel demands."""
+    return QuantParams(np.array([scale]), np.array([zero_point]), dtype)
+
+
+def from_weights(weights: ir.Array, axis: int | None, dtype: DType = "int8") -> QuantParams:
+    """Symmetric parameters of constant weights, one scale a channel of `axis` or one in all.
+
+    Args:
+        weights: any shape, float.
+        axis: of the output channels; None: one scale for the tensor.
+        dtype: int8 or int4.
+
+    Source: TFLite quantization specification (-127 to 127, zero point 0).
+    """
+    magnitude = np.abs(np.asarray(weights, np.float32))
+    if axis is None:
+        peak = magnitude.max(initial=0.0).reshape(1)
+    else:
+        axis %= weights.ndim
+        peak = magnitude.max(axis=tuple(i for i in range(weights.ndim) if i != axis), initial=0.0)
+    scale = np.maximum(peak, DEAD) / LIMITS[dtype][1]
+    return QuantParams(scale, np.zeros(scale.shape), dtype, axis, narrow=True)
+
+
+def _frozen(array: ir.Array, dtype: Any) -> ir.Array:
+    result = np.array(array, dtype).reshape(-1)
+    result.setflags(write=False)
+    return result

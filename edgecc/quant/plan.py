@@ -1,0 +1,325 @@
+"""The quantization plan: which tensor is stored how. Made once from one calibration, then specialised a runtime."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from edgecc import ir
+from edgecc.errors import ModelError, UsageError
+from edgecc.quant import rules
+from edgecc.quant.params import DType, QuantParams, fixed, from_range, from_weights
+from edgecc.quant.rules import Column, Runtime
+
+if TYPE_CHECKING:
+    from edgecc.calibration.observers import Statistics
+    from edgecc.target import Target
+
+Precision = Literal["int8", "int16x8"]
+Range = tuple[float, float]
+
+# A bias is stored in int32 with scale s_in * s_w and is the start of an int32 sum. Where it would take more than
+# this, the channel's weight scale is widened: its weights are negligible beside its bias.
+_BIAS_LIMIT = 2.0**30
+
+
+@dataclass(frozen=True)
+class QuantPlan:
+    """Which tensor is stored how.
+
+    Attributes:
+        precision: int8, or int16x8 (int16 activations, int8 weights).
+        ranges: lowest and highest value of each activation, by value name.
+        tensors: parameters of activations and constants, by value name. Biases are not listed: their scale is the
+            product of the input's and the weights'.
+        kept_float: nodes that are not quantized though a kernel exists, with the reason.
+        runtime: what the plan is specialised for; None: no runtime yet.
+    """
+
+    precision: Precision
+    ranges: Mapping[str, Range]
+    tensors: Mapping[str, QuantParams]
+    kept_float: Mapping[str, str] = field(default_factory=dict)
+    runtime: Runtime | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("ranges", "tensors", "kept_float"):
+            object.__setattr__(self, name, MappingProxyType(dict(sorted(getattr(self, name).items()))))
+
+    def for_runtime(self, runtime: Runtime, model: ir.Model, target: Target | None = None) -> QuantPlan:
+        """The plan with what one runtime demands: fixed output ranges, one scale a same-scale group, uint8.
+
+        Weight scales stay as they are. Values that the runtime's kernels do not quantize are left out.
+        """
+        unsigned = runtime == "onnx" and target is not None and target.activation_dtype == "uint8"
+        dtype: DType = "int16" if self.precision == "int16x8" else "uint8" if unsigned else "int8"
+        units, _ = integer_units(model, runtime, self)
+        tensors = _activation_params(units, self.ranges, dtype)
+        for node in units:
+            weight = rules.weight_of(node)
+            if weight is not None:
+                tensors[str(weight.name)] = self.tensors[str(weight.name)]
+        return replace(self, tensors=tensors, runtime=runtime)
+
+    def to_json(self) -> str:
+        """JSON text; `from_json` gives back an equal plan (floats survive exactly)."""
+        data = {
+            "version": 1,
+            "precision": self.precision,
+            "runtime": self.runtime,
+            "ranges": {n: list(r) for n, r in self.ranges.items()},
+            "tensors": {n: p.to_dict() for n, p in self.tensors.items()},
+            "kept_float": dict(self.kept_float),
+        }
+        return json.dumps(data, indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> QuantPlan:
+        """The inverse of `to_json`.
+
+        Raises:
+            ModelError: the text is no plan.
+        """
+        try:
+            data = json.loads(text)
+            if data["version"] != 1:
+                raise ModelError(f"the plan has version {data['version']}; this edgecc reads version 1")
+            return cls(
+                data["precision"],
+                {str(n): (float(low), float(high)) for n, (low, high) in data["ranges"].items()},
+                {str(n): QuantParams.from_dict(p) for n, p in data["tensors"].items()},
+                {str(n): str(r) for n, r in data["kept_float"].items()},
+                data["runtime"],
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"this is no quantization plan ({type(error).__name__}: {error})") from error
+
+    def diff(self, other: QuantPlan) -> list[str]:
+        """One line for everything in which `other` differs."""
+        lines = []
+        for title, mine, theirs in (
+            ("range", self.ranges, other.ranges),
+            ("tensor", self.tensors, other.tensors),
+            ("kept float", self.kept_float, other.kept_float),
+        ):
+            a: Mapping[str, Any] = mine
+            b: Mapping[str, Any] = theirs
+            for name in sorted({*a, *b}):
+                if a.get(name) != b.get(name):
+                    lines.append(f"{title} {name}: {a.get(name, 'absent')} -> {b.get(name, 'absent')}")
+        for name in ("precision", "runtime"):
+            if getattr(self, name) != getattr(other, name):
+                lines.append(f"{name}: {getattr(self, name)} -> {getattr(other, name)}")
+        return lines
+
+    def __str__(self) -> str:
+        head = f"{self.precision} plan for {self.runtime or 'any runtime'}"
+        return "\n  ".join([head, *(f"{name}: {params}" for name, params in self.tensors.items())])
+
+
+def make_plan(
+    model: ir.Model,
+    statistics: Statistics,
+    *,
+    precision: Precision = "int8",
+    per_channel: bool = True,
+    keep_float: Mapping[str, str] | None = None,
+) -> QuantPlan:
+    """The plan that no runtime has specialised yet.
+
+    Args:
+        model: the float network, after the float passes.
+        statistics: of that same network.
+        precision: int8 or int16x8.
+        per_channel: one weight scale an output channel, or one a tensor.
+        keep_float: nodes not to quantize, with the reason.
+
+    Raises:
+        UsageError: an activation has no finite range.
+    """
+    if precision not in ("int8", "int16x8"):
+        raise UsageError(f"there is no plan for the precision {precision}", remedy="choose int8 or int16x8")
+    for name, (low, high) in statistics.ranges.items():
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise UsageError(
+                f"its values range from {low} to {high} on the calibration data",
+                node=name,
+                remedy="look for infinities in the data or the network",
+            )
+    dtype: DType = "int16" if precision == "int16x8" else "int8"
+    tensors = {name: from_range(low, high, dtype) for name, (low, high) in statistics.ranges.items()}
+    for node in model.graph:
+        weight = rules.weight_of(node)
+        if weight is None:
+            continue
+        array = ir.constant(weight)
+        assert array is not None
+        params = from_weights(array, rules.channel_axis(node) if per_channel else None)
+        name, source = str(weight.name), node.inputs[0]
+        if name in tensors and tensors[name].axis != params.axis:
+            continue  # one matrix used in two ways: see integer_units
+        if name in tensors:
+            params = replace(params, scale=np.maximum(params.scale, tensors[name].scale))
+        if source is not None and source.name in tensors:
+            params = _room_for_bias(node, params, tensors[source.name])
+        tensors[name] = params
+    return QuantPlan(precision, dict(statistics.ranges), tensors, dict(keep_float or {}))
+
+
+def _room_for_bias(node: ir.Node, weight: QuantParams, source: QuantParams) -> QuantParams:
+    bias = ir.constant(rules.bias_of(node))
+    if bias is None:
+        return weight
+    needed = np.abs(bias.astype(np.float64).reshape(-1)) / (float(source.scale[0]) * _BIAS_LIMIT)
+    if weight.axis is None or needed.size != weight.scale.size:
+        needed = np.full(weight.scale.size, needed.max(initial=0.0))
+    return replace(weight, scale=np.maximum(weight.scale, needed.astype(np.float32)))
+
+
+def integer_units(
+    model: ir.Model, runtime: Runtime, plan: QuantPlan
+) -> tuple[dict[ir.Node, Column], dict[str, str]]:
+    """The nodes computed in integers, and for each other one why it is not.
+
+    A fused activation counts as its producer. Operators that only move values are left in float where none of the
+    nodes they are connected with computes in integers: quantizing them would cost and save nothing.
+    """
+    units: dict[ir.Node, Column] = {}
+    reasons: dict[str, str] = {}
+    axes: dict[str, int | None] = {}
+    fused: set[ir.Node] = set()
+    for node in model.graph:
+        found = plan.kept_float.get(ir.label(node)) or rules.column(node, runtime)
+        if isinstance(found, Column):
+            found = _missing(node, found, plan, axes)
+        if node.op_type in ("Relu", "Clip") and runtime == "onnx" and node not in fused:
+            found = "ONNX Runtime has no integer kernel, and no quantized operator before it takes it over"
+        if isinstance(found, str):
+            reasons[ir.label(node)] = found
+            continue
+        units[node] = found
+        after = rules.fused_activation(node)
+        if after is not None:
+            fused.add(after)
+    for node in _idle(units):
+        reasons[ir.label(node)] = "it only moves values between float operators"
+        del units[node]
+    return units, reasons
+
+
+def _missing(node: ir.Node, found: Column, plan: QuantPlan, axes: dict[str, int | None]) -> Column | str:
+    """The column, or what the plan lacks to quantize the node."""
+    for value in (*(node.inputs[i] for i in rules.data_inputs(node)), *unit_outputs(node)):
+        if value is not None and str(value.name) not in plan.ranges and ir.constant(value) is None:
+            return f"{value.name} was not observed"
+    weight = rules.weight_of(node)
+    if weight is None:
+        return found
+    name, axis = str(weight.name), rules.channel_axis(node)
+    params = plan.tensors.get(name)
+    if params is None or (params.axis is not None and axes.setdefault(name, axis) != axis):
+        return "its weights are shared with an operator that reads them along another axis"
+    return found
+
+
+def unit_outputs(node: ir.Node) -> tuple[ir.Value, ...]:
+    """The outputs of a node, those of the activation fused into it where there is one."""
+    after = rules.fused_activation(node)
+    return tuple(after.outputs if after is not None else node.outputs)
+
+
+def _idle(units: Mapping[ir.Node, Column]) -> list[ir.Node]:
+    """Moving nodes in connected groups of moving nodes that touch no computing unit."""
+    moving = [n for n in units if rules.RULES[n.op_type].hull]
+    idle = []
+    seen: set[ir.Node] = set()
+    for start in moving:
+        if start in seen:
+            continue
+        group, queue, useful = [], [start], False
+        seen.add(start)
+        while queue:
+            node = queue.pop()
+            group.append(node)
+            for other in _neighbours(node):
+                if other not in units:
+                    continue
+                if not rules.RULES[other.op_type].hull:
+                    useful = True
+                elif other not in seen:
+                    seen.add(other)
+                    queue.append(other)
+        if not useful:
+            idle += group
+    return idle
+
+
+def _neighbours(node: ir.Node) -> Iterable[ir.Node]:
+    for value in node.inputs:
+        producer = value.producer() if value is not None else None
+        if producer is not None:
+            yield producer
+    for out in node.outputs:
+        yield from ir.consumers(out)
+
+
+def _activation_params(
+    units: Mapping[ir.Node, Column], ranges: Mapping[str, Range], dtype: DType
+) -> dict[str, QuantParams]:
+    """Parameters of every value that a unit reads or writes."""
+    import networkx as nx
+
+    groups = nx.utils.UnionFind()
+    demanded: dict[str, QuantParams] = {}  # by value
+    derived: set[str] = set()  # range follows from the rest of its group
+    several: list[tuple[list[str], str]] = []
+    covered: dict[str, Range] = {}
+    for node, found in units.items():
+        sources = [v for i in rules.data_inputs(node) if (v := node.inputs[i]) is not None]
+        outputs = [str(v.name) for v in unit_outputs(node)]
+        for value in sources:
+            array = ir.constant(value)
+            groups[str(value.name)]
+            if array is not None:
+                covered[str(value.name)] = (float(array.min(initial=0)), float(array.max(initial=0)))
+            else:
+                covered[str(value.name)] = ranges[str(value.name)]
+        for name in outputs:
+            groups[name]
+            covered[name] = ranges[name]
+            if found.fixed is not None and dtype in found.fixed:
+                demanded[name] = fixed(*found.fixed[dtype], dtype)
+        if found.scale == "same":
+            derived.update(outputs)
+            names = [str(v.name) for v in sources]
+            if len(names) == 1:
+                groups.union(names[0], *outputs)
+            else:
+                several.append((names, outputs[0]))
+    for names, output in several:
+        wants = {groups[n]: _demand(groups, n, demanded) for n in (*names, output)}
+        given = [p for p in wants.values() if p is not None]
+        alike = len(set(given)) == 1 and len(given) == len(wants) - (
+            groups[output] not in {groups[n] for n in names}
+        )
+        for name in names:
+            if alike or not given or wants[groups[name]] is None:
+                groups.union(name, output)
+    result: dict[str, QuantParams] = {}
+    for group in groups.to_sets():
+        params = next((demanded[n] for n in sorted(group) if n in demanded), None)
+        if params is None:
+            members = [covered[n] for n in group if n not in derived] or [covered[n] for n in group]
+            params = from_range(min(m[0] for m in members), max(m[1] for m in members), dtype)
+        result.update(dict.fromkeys(group, params))
+    return result
+
+
+def _demand(groups: Any, name: str, demanded: Mapping[str, QuantParams]) -> QuantParams | None:
+    root = groups[name]
+    return next((p for n, p in sorted(demanded.items()) if groups[n] == root), None)

@@ -1,0 +1,287 @@
+"""What each runtime demands of each quantized operator: one table, a row an operator, a column a runtime.
+
+Sources of the numbers:
+  TFLite: "TensorFlow Lite 8-bit quantization specification" (fixed output scales, same-scale restrictions, weights);
+  int16 fixed scales: the kernels' Prepare functions (activations.cc: 2^-15, zero point 0).
+  ONNX Runtime: `benchmarks/onnxrt_kernels.py` reads back one-operator models from the optimised graph (1.31, CPU).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from edgecc import ir
+
+Runtime = Literal["tflite", "onnx"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a runtime computes an operator in integers.
+
+    Attributes:
+        scale: "own": any output scale; "same": the inputs' scale; "fixed": the one in `fixed`.
+        fixed: (scale, zero point) by type of the activations.
+        unless: says why a node cannot be served, or None.
+    """
+
+    scale: Literal["own", "same", "fixed"]
+    fixed: Mapping[str, tuple[float, int]] | None = None
+    unless: Callable[[ir.Node], str | None] | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A row of the table.
+
+    Attributes:
+        tflite, onnx: the columns; None: the runtime has no integer kernel, the operator stays float.
+        data: which inputs are quantized as activations; None: all of them.
+        weight: input of the constant weights.
+        bias: input of the constant bias, int32 with scale s_in * s_w.
+        hull: every output value is an input value (or zero), so the range needs no observing.
+    """
+
+    tflite: Column | None
+    onnx: Column | None
+    data: tuple[int, ...] | None = (0,)
+    weight: int | None = None
+    bias: int | None = None
+    hull: bool = False
+
+
+def _constant_weight(node: ir.Node) -> str | None:
+    if ir.constant(node.inputs[1]) is None:
+        return "its weights are computed"
+    if len(node.inputs) > 2 and node.inputs[2] is not None and ir.constant(node.inputs[2]) is None:
+        return "its bias is computed"
+    return None
+
+
+def _gemm(node: ir.Node) -> str | None:
+    if ir.attribute(node, "transA", 0):
+        return "its first operand is transposed (transA)"
+    if ir.attribute(node, "alpha", 1.0) != 1.0 or ir.attribute(node, "beta", 1.0) != 1.0:
+        return "alpha or beta is not 1"
+    if (reason := _constant_weight(node)) is not None:
+        return reason
+    bias = ir.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    channels = node.inputs[1].shape[0 if ir.attribute(node, "transB", 0) else 1]  # type: ignore[union-attr, index]
+    if bias is not None and bias.size != channels:
+        return "its bias is not one number a column"
+    return None
+
+
+def _matmul(node: ir.Node) -> str | None:
+    weight = node.inputs[1]
+    if ir.constant(node.inputs[0]) is not None:
+        return "its first operand is constant"
+    if ir.constant(weight) is not None and weight is not None and len(weight.shape or ()) != 2:
+        return "its weights are not a matrix"
+    return None
+
+
+def _no_constant_operand(node: ir.Node) -> str | None:
+    if any(ir.constant(v) is not None for v in node.inputs):
+        return "ONNX Runtime fuses no int8 operator with a constant operand"
+    return None
+
+
+def _last_axis(node: ir.Node) -> str | None:
+    value = node.inputs[0]
+    rank = len(value.shape) if value is not None and value.shape is not None else 0
+    axis = ir.attribute(node, "axis", -1)
+    return None if axis in (-1, rank - 1) else f"it works along axis {axis}, not the last"
+
+
+def _nearest(node: ir.Node) -> str | None:
+    mode = ir.attribute(node, "mode", "nearest")
+    return None if mode == "nearest" else f"ONNX Runtime has no integer kernel for mode {mode!r}"
+
+
+def _linear_or_nearest(node: ir.Node) -> str | None:
+    mode = ir.attribute(node, "mode", "nearest")
+    return None if mode in ("nearest", "linear") else f"TFLite has no mode {mode!r}"
+
+
+def _spatial_mean(node: ir.Node) -> str | None:
+    """A mean over height and width is a GlobalAveragePool, which has an integer kernel."""
+    value, axes = node.inputs[0], ir.constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    rank = len(value.shape) if value is not None and value.shape is not None else 0
+    if rank == 4 and axes is not None and sorted(int(a) % rank for a in axes.reshape(-1)) == [2, 3]:
+        return None
+    return "ONNX Runtime has an integer kernel only for means over height and width"
+
+
+def _pad_zero(node: ir.Node) -> str | None:
+    if ir.attribute(node, "mode", "constant") != "constant":
+        return None
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        value = ir.constant(node.inputs[2])
+        if value is None or value.size != 1 or float(value.reshape(-1)[0]) != 0.0:
+            return "it pads with another number than 0"
+    return None
+
+
+def _relu_by_range(node: ir.Node) -> str | None:
+    """ONNX Runtime has no integer Relu or Clip: they vanish into the range of the producer's output."""
+    producer = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if producer is not None and fused_activation(producer) is node:
+        return None
+    return "ONNX Runtime has no integer kernel, and no quantized operator before it can take it over"
+
+
+OWN, SAME = Column("own"), Column("same")
+_SIGMOID = {"int8": (1 / 256, -128), "uint8": (1 / 256, 0), "int16": (2.0**-15, 0)}
+_TANH = {"int8": (1 / 128, 0), "uint8": (1 / 128, 128), "int16": (2.0**-15, 0)}
+_LOG_SOFTMAX = {"int8": (16 / 256, 127), "uint8": (16 / 256, 255)}
+_WEIGHTED = Column("own", unless=_constant_weight)
+_MOVE = Rule(SAME, SAME, hull=True)  # moves values and computes nothing
+
+RULES: Mapping[str, Rule] = {
+    # with weights
+    "Conv": Rule(_WEIGHTED, _WEIGHTED, weight=1, bias=2),
+    "ConvTranspose": Rule(_WEIGHTED, None, weight=1, bias=2),
+    "Gemm": Rule(Column("own", unless=_gemm), Column("own", unless=_gemm), weight=1, bias=2),
+    "MatMul": Rule(Column("own", unless=_matmul), Column("own", unless=_matmul), data=None, weight=1),
+    # arithmetic
+    "Add": Rule(OWN, Column("own", unless=_no_constant_operand), data=None),
+    "Mul": Rule(OWN, Column("own", unless=_no_constant_operand), data=None),
+    "Sub": Rule(OWN, None, data=None),
+    "Max": Rule(SAME, None, data=None, hull=True),
+    "Min": Rule(SAME, None, data=None, hull=True),
+    # activations
+    "Relu": Rule(OWN, Column("own", unless=_relu_by_range)),
+    "Clip": Rule(OWN, Column("own", unless=_relu_by_range)),
+    "LeakyRelu": Rule(OWN, OWN),
+    "PRelu": Rule(OWN, None, data=None),
+    "HardSwish": Rule(OWN, None),
+    "Elu": Rule(OWN, None),
+    "Gelu": Rule(OWN, None),
+    "Exp": Rule(OWN, None),
+    "Sigmoid": Rule(Column("fixed", _SIGMOID), Column("fixed", _SIGMOID)),
+    "Tanh": Rule(Column("fixed", _TANH), None),
+    "Softmax": Rule(Column("fixed", _SIGMOID, _last_axis), Column("fixed", _SIGMOID)),
+    "LogSoftmax": Rule(Column("fixed", _LOG_SOFTMAX, _last_axis), None),
+    "LpNormalization": Rule(Column("fixed", _TANH, _last_axis), None),
+    # pooling and reductions
+    "MaxPool": _MOVE,
+    "GlobalMaxPool": Rule(SAME, None, hull=True),
+    "AveragePool": Rule(SAME, OWN),
+    "GlobalAveragePool": Rule(OWN, OWN),  # TFLite: MEAN, which has its own output scale
+    "ReduceMean": Rule(OWN, Column("own", unless=_spatial_mean)),
+    "ReduceSum": Rule(OWN, None),
+    "ReduceMax": Rule(SAME, SAME, hull=True),
+    "ReduceMin": Rule(SAME, None, hull=True),
+    # moving values
+    "Concat": Rule(SAME, OWN, data=None, hull=True),
+    "DepthToSpace": _MOVE,
+    "Expand": _MOVE,
+    "Flatten": _MOVE,
+    "Gather": _MOVE,
+    "Identity": _MOVE,
+    "Pad": Rule(Column("same", unless=_pad_zero), Column("same", unless=_pad_zero), hull=True),
+    "Reshape": _MOVE,
+    "Resize": Rule(Column("same", unless=_linear_or_nearest), Column("same", unless=_nearest), hull=True),
+    "Slice": _MOVE,
+    "SpaceToDepth": Rule(SAME, None, hull=True),
+    "Split": _MOVE,
+    "Squeeze": _MOVE,
+    "Tile": Rule(None, SAME, hull=True),
+    "Transpose": _MOVE,
+    "Unsqueeze": _MOVE,
+}
+
+# An activation straight after one of these is computed by it: nothing is quantized in between. TFLite: the
+# fused_activation_function of these operators; ONNX Runtime: the range of the output.
+FUSED_ACTIVATIONS: Mapping[str, tuple[str, ...]] = dict.fromkeys(
+    ("Conv", "Gemm", "Add", "Mul", "Sub"), ("relu", "relu6", "relu_n1_to_1")
+)
+_CLIPS = {(0.0, 6.0): "relu6", (-1.0, 1.0): "relu_n1_to_1"}
+
+
+def activation_kind(node: ir.Node) -> str | None:
+    """The name of a Relu or Clip in TFLite's terms; None for a Clip with other limits and for any other operator."""
+    if node.op_type == "Relu":
+        return "relu"
+    if node.op_type != "Clip":
+        return None
+    low, high = clip_limits(node)
+    if low == 0.0 and high >= 3e38:
+        return "relu"
+    return _CLIPS.get((low, high))
+
+
+def clip_limits(node: ir.Node) -> tuple[float, float]:
+    """Lowest and highest output of a Relu or Clip; infinite where computed or absent."""
+    if node.op_type == "Relu":
+        return 0.0, float("inf")
+    limits = [-float("inf"), float("inf")]
+    for i, value in enumerate(node.inputs[1:3]):
+        array = ir.constant(value)
+        if array is not None and array.size == 1:
+            limits[i] = float(array.reshape(-1)[0])
+    return limits[0], limits[1]
+
+
+def fused_activation(node: ir.Node) -> ir.Node | None:
+    """The Relu or Clip that `node` computes on its way, if there is one."""
+    kinds = FUSED_ACTIVATIONS.get(node.op_type)
+    if kinds is None or len(node.outputs) != 1:
+        return None
+    after = ir.single_consumer(node.outputs[0])
+    return after if after is not None and activation_kind(after) in kinds else None
+
+
+def data_inputs(node: ir.Node) -> list[int]:
+    """Which inputs of a node are activations, or constants quantized as such (not weights, axes or shapes)."""
+    rule = RULES[node.op_type]
+    wanted = range(len(node.inputs)) if rule.data is None else rule.data
+    return [
+        i for i in wanted
+        if i < len(node.inputs) and node.inputs[i] is not None and not (i == rule.weight and weight_of(node) is not None)
+    ]  # fmt: skip
+
+
+def weight_of(node: ir.Node) -> ir.Value | None:
+    """The constant weights of a node whose rule has some."""
+    rule = RULES.get(node.op_type)
+    if rule is None or rule.weight is None:
+        return None
+    value = node.inputs[rule.weight]
+    return value if ir.constant(value) is not None else None
+
+
+def bias_of(node: ir.Node) -> ir.Value | None:
+    """The constant bias of a node whose rule has one."""
+    rule = RULES.get(node.op_type)
+    if rule is None or rule.bias is None or len(node.inputs) <= rule.bias:
+        return None
+    value = node.inputs[rule.bias]
+    return value if ir.constant(value) is not None else None
+
+
+def channel_axis(node: ir.Node) -> int:
+    """The axis of the output channels in the weights."""
+    if node.op_type == "Gemm":
+        return 0 if ir.attribute(node, "transB", 0) else 1
+    return {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}[node.op_type]
+
+
+def column(node: ir.Node, runtime: Runtime) -> Column | str:
+    """The column that serves a node, or the reason why it stays float."""
+    if node.domain not in ("", "ai.onnx"):
+        return f"operators of the domain {node.domain} have no rule"
+    rule = RULES.get(node.op_type)
+    found = getattr(rule, runtime) if rule is not None else None
+    name = {"tflite": "TFLite", "onnx": "ONNX Runtime"}[runtime]
+    if found is None:
+        return f"{name} has no integer kernel for it"
+    assert isinstance(found, Column)
+    for value in (*node.outputs, *(node.inputs[i] for i in data_inputs(node))):
+        if value is not None and value.dtype != ir.DataType.FLOAT:
+            return f"{value.name} is {value.dtype.name.lower() if value.dtype else 'of unknown type'}, not float32"
+    reason = found.unless(node) if found.unless is not None else None
+    return found if reason is None else reason

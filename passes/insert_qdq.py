@@ -1,0 +1,226 @@
+"""Writes a quantization plan into the graph as QuantizeLinear and DequantizeLinear nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from edgecc import ir
+from edgecc.errors import UsageError
+from edgecc.pipeline import Pass, PassContext, PassResult, Refusal
+from edgecc.quant import rules
+from edgecc.quant.params import QuantParams
+from edgecc.quant.plan import QuantPlan, integer_units, unit_outputs
+
+_DTYPES = {"int8": np.int8, "uint8": np.uint8, "int16": np.int16, "int32": np.int32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsertQDQ(Pass):
+    """Stores activations, weights and biases as the plan says (DESIGN §1: Q/DQ is the only truth from here on).
+
+    Activations: x -> QuantizeLinear -> `x_quantized` -> DequantizeLinear -> `x_dequantized`. Weights: an integer
+    initializer `w_quantized` and a DequantizeLinear along the channel axis. Biases: int32 with scale s_in * s_w.
+    Names of graph inputs and outputs stay; the float value behind an output is called `<output>_float`.
+    """
+
+    name: ClassVar[str] = "insert_qdq"
+    exact: ClassVar[bool] = False
+
+    def apply(self, model: ir.Model, ctx: PassContext) -> PassResult:
+        """Rewrites `model` by `ctx.plan`, which must be specialised for a runtime."""
+        plan = ctx.plan
+        if plan is None or plan.runtime is None:
+            raise UsageError(
+                "there is no quantization plan for a runtime",
+                node=self.name,
+                remedy="make one: make_plan(...).for_runtime(...)",
+            )
+        units, reasons = integer_units(model, plan.runtime, plan)
+        writer = _Writer(model.graph, plan)
+        for node in units:
+            writer.constants(node)
+        writer.activations(units)
+        for value in [
+            v for v in model.graph.initializers.values() if not v.uses() and not v.is_graph_output()
+        ]:
+            del model.graph.initializers[str(value.name)]
+        return PassResult(len(units), tuple(Refusal(label, why) for label, why in reasons.items()))
+
+
+@dataclass
+class _Writer:
+    graph: ir.Graph
+    plan: QuantPlan
+    taken: set[str] = field(default_factory=set)
+    params: dict[str, tuple[ir.Value, ir.Value | None]] = field(default_factory=dict)
+    stored: dict[tuple[str, QuantParams], ir.Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.taken = {str(v.name) for v in (*self.graph.inputs, *self.graph.initializers.values())}
+        self.taken |= {str(out.name) for node in self.graph for out in node.outputs}
+
+    def fresh(self, stem: str) -> str:
+        name, count = stem, 0
+        while name in self.taken:
+            count += 1
+            name = f"{stem}_{count}"
+        self.taken.add(name)
+        return name
+
+    def scale_and_zero(self, stem: str, params: QuantParams, *, zero: bool = True) -> tuple[ir.Value, ...]:
+        """Initializers; a scalar each for per-tensor parameters."""
+        shape = () if params.axis is None else params.scale.shape
+        values = [ir.add_initializer(self.graph, params.scale.reshape(shape), self.fresh(f"{stem}_scale"))]
+        if zero:
+            points = params.zero_point.astype(_DTYPES[params.dtype]).reshape(shape)
+            values.append(ir.add_initializer(self.graph, points, self.fresh(f"{stem}_zero_point")))
+        return tuple(values)
+
+    def constants(self, node: ir.Node) -> None:
+        """Replaces the constant operands of an integer node: weights, bias, and quantized operands."""
+        weight, bias = rules.weight_of(node), rules.bias_of(node)
+        if weight is not None:
+            rule = rules.RULES[node.op_type]
+            assert rule.weight is not None
+            params = self.plan.tensors[str(weight.name)]
+            node.replace_input_with(rule.weight, self.constant(weight, params, node))
+            if bias is not None and rule.bias is not None:
+                source = node.inputs[0]
+                assert source is not None
+                scale = (
+                    self.plan.tensors[str(source.name)].scale * params.scale
+                )  # float32, as the kernels have it
+                axis = 0 if params.axis is not None else None
+                bias_params = QuantParams(scale, np.zeros(scale.shape), "int32", axis)
+                node.replace_input_with(rule.bias, self.constant(bias, bias_params, node, zero=False))
+        for i in rules.data_inputs(node):
+            value = node.inputs[i]
+            if value is not None and ir.constant(value) is not None:
+                params = self.plan.tensors[str(value.name)]
+                column = rules.column(node, self.plan.runtime or "tflite")
+                if not isinstance(column, str) and column.scale == "same":
+                    params = self.plan.tensors[str(unit_outputs(node)[0].name)]
+                node.replace_input_with(i, self.constant(value, params, node))
+
+    def constant(self, value: ir.Value, params: QuantParams, user: ir.Node, *, zero: bool = True) -> ir.Value:
+        """The dequantized form of a constant; one a set of parameters, whoever uses it."""
+        key = (str(value.name), params)
+        if key in self.stored:
+            return self.stored[key]
+        array = ir.constant(value)
+        assert array is not None
+        if params.dtype == "int32" and params.axis is not None:
+            array = array.reshape(-1)
+        stored = ir.add_initializer(self.graph, params.quantize(array), self.fresh(f"{value.name}_quantized"))
+        more = self.scale_and_zero(str(value.name), params, zero=zero)
+        attributes = {} if params.axis is None else {"axis": params.axis}
+        node = _node("DequantizeLinear", (stored, *more), self.fresh(f"{value.name}_dequantized"), attributes)
+        node.outputs[0].shape, node.outputs[0].type = ir.Shape(array.shape), ir.TensorType(ir.DataType.FLOAT)
+        self.graph.insert_before(next(iter(self.graph)), node)
+        self.stored[key] = node.outputs[0]
+        return node.outputs[0]
+
+    def activations(self, units: dict[ir.Node, rules.Column]) -> None:
+        """Puts a pair behind every value that an integer node reads or writes."""
+        inside = set(units)
+        written = {out for node in units for out in unit_outputs(node)}
+        read: dict[ir.Value, None] = dict.fromkeys(written)
+        for node in units:
+            for i in rules.data_inputs(node):
+                value = node.inputs[i]
+                if value is not None and str(value.name) in self.plan.tensors:
+                    read[value] = None
+        for value in read:
+            producer = value.producer()
+            if ir.constant(value) is not None or (
+                producer is not None and producer.op_type == "DequantizeLinear"
+            ):
+                continue
+            self.pair(value, None if value in written else inside)
+        for node, column in units.items():
+            if column.scale == "same":
+                self.requantize(node)
+
+    def pair(self, value: ir.Value, readers: set[ir.Node] | None) -> None:
+        """Value -> Q -> DQ; `readers` (None: everybody, and the graph output) are moved behind it."""
+        name = str(value.name)
+        params = self.plan.tensors[name]
+        uses = [
+            u
+            for u in value.uses()
+            if readers is None or (u.node in readers and self.quantizes(u.node, u.idx))
+        ]
+        output = value.is_graph_output() and readers is None
+        after = value.producer()
+        q, dq = self.q_dq(value, params, name, name if output else None)
+        if output:
+            value.name = self.fresh(f"{name}_float")
+        for use in uses:
+            use.node.replace_input_with(use.idx, dq.outputs[0])
+        if output:
+            for i, out in enumerate(self.graph.outputs):
+                if out is value:
+                    self.graph.outputs[i] = dq.outputs[0]
+        if after is None:
+            self.graph.insert_before(next(iter(self.graph)), [q, dq])
+        else:
+            self.graph.insert_after(after, [q, dq])
+
+    @staticmethod
+    def quantizes(node: ir.Node, index: int) -> bool:
+        """Whether an input is an activation (not, say, the shape that a Reshape reads)."""
+        return index in rules.data_inputs(node)
+
+    def requantize(self, node: ir.Node) -> None:
+        """A second pair before a same-scale node whose input could not take the group's scale."""
+        own = self.parameters(node)
+        for i in rules.data_inputs(node):
+            dq = node.inputs[i].producer() if node.inputs[i] is not None else None  # type: ignore[union-attr]
+            source = node.inputs[i]
+            if dq is None or source is None or dq.op_type != "DequantizeLinear" or self.matches(dq, own):
+                continue
+            stem = f"{source.name}_requantized"
+            q, again = self.q_dq(source, own, stem, None)
+            self.graph.insert_before(node, [q, again])
+            node.replace_input_with(i, again.outputs[0])
+
+    def parameters(self, node: ir.Node) -> QuantParams:
+        name = str(unit_outputs(node)[0].name)
+        return self.plan.tensors[name if name in self.plan.tensors else name.removesuffix("_float")]
+
+    @staticmethod
+    def matches(dq: ir.Node, params: QuantParams) -> bool:
+        scale, zero = (
+            ir.constant(dq.inputs[1]),
+            ir.constant(dq.inputs[2]) if len(dq.inputs) > 2 else np.array(0),
+        )
+        assert scale is not None
+        assert zero is not None
+        return bool(
+            scale.reshape(-1)[0] == params.scale[0] and int(zero.reshape(-1)[0]) == params.zero_point[0]
+        )
+
+    def q_dq(
+        self, value: ir.Value, params: QuantParams, stem: str, output: str | None
+    ) -> tuple[ir.Node, ir.Node]:
+        more = self.scale_and_zero(stem, params)
+        q = _node("QuantizeLinear", (value, *more), self.fresh(f"{stem}_quantized"))
+        dq = _node("DequantizeLinear", (q.outputs[0], *more), output or self.fresh(f"{stem}_dequantized"))
+        q.outputs[0].shape = dq.outputs[0].shape = value.shape
+        stored = {"int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8, "int16": ir.DataType.INT16}[
+            params.dtype
+        ]
+        q.outputs[0].type, dq.outputs[0].type = ir.TensorType(stored), ir.TensorType(ir.DataType.FLOAT)
+        return q, dq
+
+
+def _node(
+    op_type: str, inputs: tuple[ir.Value, ...], output: str, attributes: dict[str, int] | None = None
+) -> ir.Node:
+    made = ir.Node("", op_type, inputs, name=output)
+    made.attributes.update({k: ir.Attr(k, ir.AttributeType.INT, v) for k, v in (attributes or {}).items()})
+    made.outputs[0].name = output
+    return made
