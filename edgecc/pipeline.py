@@ -160,6 +160,7 @@ class Pipeline:
         try:
             result = step.apply(model, ctx)
             if result.rewritten:
+                _drop_unread_constants(model.graph)
                 validate(model)
                 infer_shapes(model)
         except EdgeccError:
@@ -174,7 +175,7 @@ class Pipeline:
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Static shape inference in place; what is known already stays known, and costs nothing if all is known."""
+    """Static shape inference in place; what is known already stays known; free if all is known."""
     if all(v.shape is not None and v.type is not None for node in model.graph for v in node.outputs):
         return
     from onnx_ir.passes.common import ShapeInferencePass
@@ -202,6 +203,13 @@ def validate(model: ir.Model) -> None:
     for out in model.graph.outputs:
         if out not in known:
             raise ValueError(f"nothing computes the output {out.name}")
+
+
+def _drop_unread_constants(graph: ir.Graph) -> None:
+    """Constants that a pass replaced: a file would carry them along, and runtimes complain."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
 
 
 def relative_error(reference: ir.Array, other: ir.Array) -> float:

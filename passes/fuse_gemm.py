@@ -83,7 +83,9 @@ def _normalise(graph: ir.Graph, node: ir.Node, tally: Tally) -> None:
     if bias is not None and offset is not None:
         scaled = offset
         if beta != 1.0:
-            scaled = ir.add_initializer(graph, _scaled(bias, beta), ir.fresh_name(graph, f"{offset.name}_scaled"))
+            scaled = ir.add_initializer(
+                graph, _scaled(bias, beta), ir.fresh_name(graph, f"{offset.name}_scaled")
+            )
         inputs.append(scaled)
     gemm = new_node("Gemm", inputs, node.outputs[0], {"transB": 1}, name=node.name)
     ir.replace([node], [gemm], {node.outputs[0]: gemm.outputs[0]})

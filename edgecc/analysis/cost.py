@@ -39,7 +39,12 @@ def total_parameters(model: ir.Model) -> int:
 
 
 def _constants(value: ir.Value | None) -> int:
-    if value is None or value.const_value is None or value.dtype is None or not value.dtype.is_floating_point():
+    if (
+        value is None
+        or value.const_value is None
+        or value.dtype is None
+        or not value.dtype.is_floating_point()
+    ):
         return 0
     return int(prod(ir.static_dims(value)))
 

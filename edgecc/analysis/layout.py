@@ -223,7 +223,9 @@ def _carried(
         if any(o is not None and o.array is None for o in site.inputs[1:]) and kind != "Concat":
             return None
         return [first] * len(results)
-    if kind in REDUCE and (len(site.inputs) < 2 or site.inputs[1] is None or site.inputs[1].array is not None):
+    if kind in REDUCE and (
+        len(site.inputs) < 2 or site.inputs[1] is None or site.inputs[1].array is not None
+    ):
         gone = () if site.attribute("keepdims", 1) else reduced_axes(site, rank)
         return [(_without(first[0], gone), _without(first[1], gone))]
     if kind == "Transpose":
@@ -248,7 +250,13 @@ def flattens_for_gemm(graph: SiteGraph, site: Site) -> bool:
     """Whether a Reshape makes (batch, rest) and only constant-weight Gemms read it."""
     source, result = site.inputs[0], site.outputs[0].value
     shape = ir.dims(result)
-    if source is None or source.array is not None or shape is None or len(shape) != 2 or result.is_graph_output():
+    if (
+        source is None
+        or source.array is not None
+        or shape is None
+        or len(shape) != 2
+        or result.is_graph_output()
+    ):
         return False
     before = ir.dims(source.value)
     if before is None or not ir.is_static(source.value) or len(before) < 2 or not ir.is_static(result):
@@ -265,7 +273,13 @@ def _constant_gemm(site: Site, value: ir.Value) -> bool:
     data, weight = site.inputs[0], site.inputs[1]
     bias = site.inputs[2] if len(site.inputs) > 2 else None
     constant: Callable[[Operand | None], bool] = lambda o: o is None or o.array is not None  # noqa: E731
-    return data is not None and data.value is value and weight is not None and constant(weight) and constant(bias)
+    return (
+        data is not None
+        and data.value is value
+        and weight is not None
+        and constant(weight)
+        and constant(bias)
+    )
 
 
 def _without(order: Order, gone: Iterable[int]) -> Permutation:
@@ -298,7 +312,11 @@ def _normalised(axis: object, rank: int) -> int:
 def transpose_bytes(value: ir.Value, pair: tuple[Order, Order]) -> float:
     """What it costs to turn one order of `value` into the other."""
     shape = ir.static_dims(value) if ir.is_static(value) else tuple(d or 1 for d in ir.dims(value) or ())
-    if isinstance(pair[0], Flattened) or isinstance(pair[1], Flattened) or moves_nothing(shape, pair[0], pair[1]):
+    if (
+        isinstance(pair[0], Flattened)
+        or isinstance(pair[1], Flattened)
+        or moves_nothing(shape, pair[0], pair[1])
+    ):
         return _RESHAPE_COST
     return _TRANSPOSE_COST + 4 * float(np.prod(shape))
 
@@ -364,7 +382,9 @@ def _minimum_cut(problem: _Problem, variables: set[object]) -> dict[object, int]
     readers: dict[ir.Value, list[object]] = {}
     for value, reader in problem.reads:
         if problem.maker[value] in variables:
-            readers.setdefault(value, []).append(reader if not isinstance(reader, int) else (source, sink)[reader])
+            readers.setdefault(value, []).append(
+                reader if not isinstance(reader, int) else (source, sink)[reader]
+            )
     for value, found in readers.items():
         maker, cost = problem.maker[value], transpose_bytes(value, problem.pair[value])
         others = [r for r in dict.fromkeys(found) if r is not maker]

@@ -41,7 +41,9 @@ class Operand:
         """
         if self.array is None:
             raise ValueError(f"{self.value.name} is not a constant")
-        return self.array if self.quant is None else self.quant.dequantize(self.array)
+        if self.quant is not None:
+            return self.quant.dequantize(self.array)
+        return self.array.astype(np.float32) if self.array.dtype == np.float16 else self.array
 
 
 @dataclass(frozen=True)
@@ -119,23 +121,30 @@ def site_graph(model: ir.Model) -> SiteGraph:
 
 
 def read_operand(value: ir.Value) -> Operand:
-    """`value` seen through the DequantizeLinear that makes it, if one does."""
+    """`value` seen through the Q/DQ nodes that make it; the last quantization counts (one pair may follow another)."""
     node = value.producer()
+    half = None if node is None else _half(node)
+    if half is not None:
+        return Operand(value, None, half)
     if node is None or node.op_type not in ("DequantizeLinear", "QuantizeLinear"):
         return Operand(value, None, ir.constant(value))
     quant = params(node)
     source = node.inputs[0]
     assert source is not None
-    if node.op_type == "QuantizeLinear":
-        array = ir.constant(source)
-        return Operand(source, quant, None if array is None else quant.quantize(array))
     stored = ir.constant(source)
-    if stored is not None:
-        return Operand(source, quant, np.asarray(stored))
-    maker = source.producer()
-    if maker is not None and maker.op_type == "QuantizeLinear":
-        return read_operand(source)
-    return Operand(source, quant)
+    if node.op_type == "DequantizeLinear" and stored is not None:
+        return Operand(source, quant, stored)
+    behind = read_operand(source)
+    if node.op_type == "DequantizeLinear":
+        return Operand(behind.value, behind.quant or quant, behind.array)
+    array = None if behind.array is None else quant.quantize(behind.real())
+    return Operand(behind.value, quant, array)
+
+
+def _half(node: ir.Node) -> Array | None:
+    """The float16 constant that `node` casts to float32, if that is what it does."""
+    array = ir.constant(node.inputs[0]) if node.op_type == "Cast" else None
+    return array if array is not None and array.dtype == np.float16 else None
 
 
 def params(node: ir.Node) -> QuantParams:
@@ -156,7 +165,7 @@ def params(node: ir.Node) -> QuantParams:
 def _sites(graph: ir.Graph) -> Iterator[Site]:
     absorbed: set[ir.Node] = set()
     for node in graph:
-        if node in absorbed or node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        if node in absorbed or node.op_type in ("QuantizeLinear", "DequantizeLinear") or _half(node) is not None:
             continue
         activation = _activation(node)
         last = node

@@ -128,7 +128,7 @@ class Builder:
         wanted = identity(operand.value) if order is None else order
         quant = operand.quant if self.quantized else None
         if operand.array is not None:
-            array = operand.array if quant is not None else operand.real()
+            array = operand.array if quant is not None or operand.array.dtype == np.float16 else operand.real()
             return self._constant_in(array, str(operand.value.name), wanted, quant)
         index = self._in_quant(self._stored[operand.value], operand.value, quant)
         return self._in_order(index, operand.value, wanted)
@@ -143,7 +143,7 @@ class Builder:
             quant = QuantParams(
                 scale=quant.scale, zero_point=quant.zero_point, dtype=quant.dtype, axis=order.index(quant.axis)
             )
-        return self.constant(moved, name, quant)
+        return self.weight(moved, name, quant)
 
     def _in_quant(self, index: int, value: ir.Value, quant: QuantParams | None) -> int:
         tensor = self.graph.tensors[index]

@@ -23,7 +23,10 @@ _QUANTIZED = {
     "UNPACK": (2, 4), "EQUAL": (2, 2), "GREATER": (2, 2), "LESS": (2, 2), "SQUEEZE": (2, 2),
 }  # fmt: skip
 
-# Operators that make the data of axis 0 input differ from the first input.
+# int8 weights with one scale a channel under float32 data (dynamic range).
+_HYBRID = {"CONV_2D": 5, "DEPTHWISE_CONV_2D": 6, "FULLY_CONNECTED": 3}
+
+# Operators whose data is not their first input.
 _DATA_INPUT = {"SPLIT": 1, "TRANSPOSE_CONV": 2}
 
 
@@ -40,6 +43,8 @@ def version_of(op: Operator, tensors: Sequence[Tensor]) -> int:
 def _by_options(op: Operator, tensors: Sequence[Tensor]) -> int:
     options = op.options
     data = tensors[op.inputs[0]]
+    if op.code in _HYBRID and data.dtype == "float32" and tensors[op.inputs[1]].dtype == "int8":
+        return _HYBRID[op.code]
     if op.code == "CONV_2D":
         weights = tensors[op.inputs[1]]
         return 6 if weights.shape[-1] != data.shape[-1] else 1
