@@ -75,7 +75,7 @@ class Profile:
 
     def table(self, limit: int | None = 20) -> str:
         """The figures as plain text: one line for the whole, then the slowest operators."""
-        from edgecc.report.terminal import profile_lines
+        from edgecc.report.tables import profile_lines
 
         return "\n".join(profile_lines(self, limit))
 

@@ -22,7 +22,7 @@ def operators_from_ort(events: Sequence[Event]) -> tuple[OperatorTime, ...]:
 def operator_rows(events: Sequence[Event], describe: Describe) -> tuple[OperatorTime, ...]:
     """One row an operator from the events of several equal runs, in order.
 
-    A run executes the same operators in the same order, so the runs are the repetitions of one sequence. Where
+    A run executes the same operators in the same order, so runs are the repetitions of one sequence. Where
     they are not (control flow), events are put together by their description.
     """
     described = [describe(e) for e in events]

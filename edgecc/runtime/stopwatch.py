@@ -1,9 +1,9 @@
 """Times one network in a process of its own: `python -I -S stopwatch.py REQUEST`.
 
-A program of the standard library alone (edgecc is not importable in it), so that it starts in 20 ms, its memory
-is the network's and not the compiler's, and a crash of a runtime's unofficial interface ends nothing but itself.
-The protocol, a JSON object a line: `{"ready": ...}` once loaded; then it waits for a line; `{"latency": ...}`;
-and `{"events": ...}` with the runtime's own timings of operators, or `{"note": ...}` where there are none.
+A program of the standard library alone (edgecc cannot be imported in it): it starts fast, its memory is the
+network's and not the compiler's, and a crash of a runtime's unofficial interface ends nothing but itself. The
+protocol, a JSON object a line: `{"ready": ...}` once loaded; it waits for a line; `{"latency": ...}`; then
+`{"events": ...}` with the runtime's own timings of operators, or `{"note": ...}` where there are none.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class ProfilerEvent(ctypes.Structure):
 
 
 class LiteRt:
-    """A TFLite file through the C interface of libLiteRt, which is no stable API: any function may be missing.
+    """A TFLite file through the C interface of libLiteRt, which is no stable API: any export may be missing.
 
     Written against ai-edge-litert 2.3; `RuntimeError` or `AttributeError` where another version differs.
     """

@@ -1,0 +1,175 @@
+"""What the tables of a report, of `verify` and of `profile` say."""
+
+from __future__ import annotations
+
+from edgecc.fidelity import MAX_SQNR_DB, Fidelity
+from edgecc.profile import Profile
+from edgecc.report.schema import Report
+from edgecc.report.terminal import Table, clean, plain_lines
+
+
+def report_tables(report: Report) -> list[Table | str]:
+    """What `compile` prints: before and after, what is left to know, and what each pass did."""
+    items: list[Table | str] = [before_after(report)]
+    figures = (report.original_profile, *(a.profile for a in report.artifacts))
+    items.extend(dict.fromkeys(conditions(p) for p in figures if p is not None))
+    data = {
+        f"fidelity measured on {a.fidelity.data} ({a.fidelity.samples} compared)"
+        for a in report.artifacts
+        if a.fidelity
+    }
+    items.extend(sorted(data))
+    for artifact in report.artifacts:
+        items.extend(
+            f"{artifact.label}: Transpose of {t.value} stays: {t.reason}" for t in artifact.transposes
+        )
+        items.extend(
+            f"{artifact.label}: {i.op_type} {i.node} runs in float: {i.reason}"
+            for i in artifact.float_islands
+        )
+    items.extend(f"warning: {text}" for text in report.warnings)
+    if report.failure:
+        items.append(f"failed: {report.failure}")
+    return items
+
+
+def before_after(report: Report) -> Table:
+    """The original and each artifact: size, latency, memory, fidelity."""
+    size = report.model.size_bytes
+    rows = [before_after_row("original (ONNX float)", size, report.original_profile, None)]
+    accuracies = (a.fidelity.reference_accuracy for a in report.artifacts if a.fidelity is not None)
+    rows[0][-1] = percent(next(accuracies, None))
+    rows += [before_after_row(a.label, a.size_bytes, a.profile, a.fidelity) for a in report.artifacts]
+    headings = ("", ">size", ">latency", ">p10..p90", ">memory", ">SQNR", ">agreement", ">accuracy")
+    return Table(f"{report.model.name} for {report.target}", headings, rows)
+
+
+def before_after_row(
+    label: str, size: int | None, profile: Profile | None, fidelity: Fidelity | None
+) -> list[str]:
+    """Label, size, latency, its spread, memory, SQNR, agreement and accuracy; "-" where unknown."""
+    spread = "-" if profile is None else f"{milliseconds(profile.p10_ms)}..{milliseconds(profile.p90_ms)}"
+    memory = None if profile is None else profile.memory_bytes
+    return [
+        label,
+        size_text(size),
+        "-" if profile is None else milliseconds(profile.median_ms),
+        spread,
+        size_text(memory),
+        "-" if fidelity is None else decibels(fidelity.sqnr_db),
+        percent(None if fidelity is None else fidelity.agreement),
+        percent(None if fidelity is None else fidelity.accuracy),
+    ]
+
+
+def pass_table(report: Report) -> Table:
+    """What each pass did."""
+    rows = [
+        [
+            p.name,
+            "exact" if p.exact else "approximate",
+            str(p.rewritten),
+            str(len(p.refused)),
+            f"{p.nodes_before} > {p.nodes_after}",
+            f"{1e3 * p.seconds:.0f} ms",
+            "-" if p.error is None else f"{p.error:.1e}",
+        ]
+        for p in report.passes
+    ]
+    headings = ("pass", "kind", ">rewritten", ">refused", ">nodes", ">time", ">error")
+    return Table("passes", headings, rows)
+
+
+def fidelity_tables(fidelity: Fidelity, title: str = "fidelity") -> list[Table | str]:
+    """Per output, and per layer where that was measured: what `verify` prints."""
+    headings = (
+        "output",
+        ">SQNR",
+        ">cosine",
+        ">largest error",
+        ">of range",
+        ">agreement",
+        ">accuracy",
+        ">original",
+    )
+    rows = [
+        [
+            o.name,
+            decibels(o.sqnr_db),
+            f"{o.cosine:.6f}",
+            f"{o.max_abs_error:.3g}",
+            f"{o.relative_error:.2e}",
+            percent(o.agreement),
+            percent(o.accuracy),
+            percent(o.reference_accuracy),
+        ]
+        for o in fidelity.outputs
+    ]
+    tables: list[Table | str] = [Table(title, headings, rows)]
+    tables.append(f"measured on {fidelity.data} ({fidelity.samples} compared)")
+    if fidelity.layers:
+        cells = [[x.name, x.op_type, decibels(x.sqnr_db), f"{x.relative_error:.2e}"] for x in fidelity.layers]
+        tables.append(Table("layers", ("value", "computed by", ">SQNR", ">error of range"), cells))
+    return tables
+
+
+def profile_tables(profile: Profile, limit: int | None = 20, title: str = "") -> list[Table | str]:
+    """The whole network in a line, then its slowest operators: what `profile` prints."""
+    items: list[Table | str] = [
+        f"{milliseconds(profile.median_ms)} (p10 {milliseconds(profile.p10_ms)}, p90"
+        f" {milliseconds(profile.p90_ms)}, fastest {milliseconds(profile.min_ms)}; {profile.runs} runs),"
+        f" file {size_text(profile.size_bytes)}, memory {size_text(profile.memory_bytes)}",
+        conditions(profile),
+        *profile.notes,
+    ]
+    slowest = sorted(profile.operators, key=lambda o: -o.us)[:limit]
+    if slowest:
+        rows = [[str(o.index), o.name, o.type, f"{o.us:.1f}", percent(o.share), o.source] for o in slowest]
+        heading = title or f"slowest {len(slowest)} of {len(profile.operators)} operators"
+        items.append(Table(heading, (">#", "name", "kernel", ">us", ">share", "clock"), rows))
+    return items
+
+
+def profile_lines(profile: Profile, limit: int | None = 20) -> list[str]:
+    """`profile_tables` as plain lines."""
+    items = profile_tables(profile, limit)
+    return [line for i in items for line in ([clean(i)] if isinstance(i, str) else plain_lines(i))]
+
+
+def conditions(profile: Profile) -> str:
+    """Under which conditions the figures were made, their tier first."""
+    threads = f"{profile.threads} thread{'s' if profile.threads > 1 else ''}"
+    where = f"{profile.runtime} {profile.runtime_version}, {threads}, {profile.machine}"
+    return f"latency {profile.tier}: {where}"
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits, in µs below 1 ms."""
+    return (
+        f"{value:.3g} ms"
+        if 1 <= value < 1000
+        else f"{value:.0f} ms"
+        if value >= 1
+        else f"{1e3 * value:.3g} µs"
+    )
+
+
+def size_text(value: int | None) -> str:
+    """Decimal kB and MB, three significant digits."""
+    if value is None:
+        return "-"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= factor:
+            scaled = value / factor
+            return f"{scaled:.3g} {unit}" if scaled < 1000 else f"{scaled:.0f} {unit}"
+    return f"{value} B"
+
+
+def percent(share: float | None) -> str:
+    """With one decimal; "-" where unknown."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def decibels(value: float) -> str:
+    """With one decimal; "equal" where nothing differs."""
+    return "equal" if value >= MAX_SQNR_DB else f"{value:.1f} dB"
