@@ -18,8 +18,8 @@ from edgecc.report.terminal import clean
 
 Figure = dict[str, Any]
 
-# Colours that are told apart by people with the common kinds of colour blindness: Okabe and Ito, "Color Universal
-# Design", 2008. A kernel keeps its colour in all charts of a page.
+# Colours that people with the common kinds of colour blindness tell apart: Okabe and Ito, "Color Universal Design",
+# 2008. A kernel keeps its colour in all charts of a page.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8f8f8f")
 
 
@@ -147,7 +147,7 @@ def kernel_figure(profile: Profile, colours: Mapping[str, str]) -> Figure:
     limit = 1.25 * max((us for _, us in sums), default=1.0) or 1.0
     axes = {
         "xaxis": {"title": {"text": "µs, all operators of a kernel"}, "range": [0, limit]},
-        "yaxis": {"automargin": True},
+        "yaxis": {"automargin": True, "showgrid": False},
     }
     return {"data": [bar], "layout": {"height": 90 + 26 * len(sums), **axes}}
 
