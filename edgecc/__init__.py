@@ -5,7 +5,9 @@ Names are imported when they are first used, so that `import edgecc` costs nothi
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,8 +59,20 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'edgecc' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # also hides the submodule of the same name: edgecc.compile is the function
+    globals()[name] = value
     return value
+
+
+class _Package(ModuleType):
+    """Keeps `edgecc.compile`, `edgecc.target` and `edgecc.verify` the functions when their modules are imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _HOME and isinstance(value, ModuleType):
+            return
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -23,9 +23,10 @@ class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PipelineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Names of the float passes, in the order in which they run, each with its options as `--pass` takes them."""
+    """The float passes in the order in which they run, each as `--pass` takes it; other such lists by name."""
 
     passes: tuple[str, ...] = ()
+    presets: dict[str, tuple[str, ...]] = {}
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

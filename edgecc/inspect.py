@@ -1,0 +1,145 @@
+"""What is in a model, and what a target can run of it, without compiling it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from edgecc import ir
+from edgecc.analysis.cost import NodeCost, node_costs, total_macs, total_parameters
+from edgecc.errors import Finding, UnsupportedError
+from edgecc.importer import load
+from edgecc.options import CompileOptions
+from edgecc.pipeline import PassContext, Pipeline
+from edgecc.presets import float_passes
+from edgecc.report.schema import ModelFacts, model_facts
+from edgecc.report.tables import Table
+from edgecc.target import target as find_target
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a target makes of a model: operators of the lowered graph, or the nodes that it cannot run."""
+
+    target: str
+    format: str
+    operators: Mapping[str, int]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The answer of `edgecc inspect`.
+
+    Attributes:
+        model: names, operators, shapes.
+        macs, parameters: of one inference with batch 1.
+        weight_bytes: of all constants.
+        peak_activation_bytes: the most that lives at once when nodes run in order, in float32.
+        costs: a row a node.
+        targets: what each can run of it.
+    """
+
+    model: ModelFacts
+    macs: int
+    parameters: int
+    weight_bytes: int
+    peak_activation_bytes: int | None
+    costs: tuple[NodeCost, ...]
+    targets: tuple[Serving, ...]
+
+
+def inspect_model(
+    source: str | Path, *, targets: Sequence[str] = ("arm",), input_shape: Mapping[str, Sequence[int]] | None = None
+) -> Inspection:
+    """Reads a model and tries every format of the targets on it; nothing is written.
+
+    Raises:
+        ModelError, UsageError: the model cannot be read, or there is no such target.
+    """
+    from edgecc.compile import _identity
+
+    devices = [find_target(name) for name in targets]
+    model = load(source, input_shape=input_shape)
+    sha256, size = _identity(source, model)
+    return Inspection(
+        model=model_facts(model, name=Path(source).stem, sha256=sha256, size_bytes=size, macs=total_macs(model)),
+        macs=total_macs(model),
+        parameters=total_parameters(model),
+        weight_bytes=sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None),
+        peak_activation_bytes=peak_activations(model),
+        costs=tuple(node_costs(model)),
+        targets=tuple(_serving(model, device.name, form) for device in devices for form in device.formats),
+    )
+
+
+def _serving(model: ir.Model, name: str, form: str) -> Serving:
+    device = find_target(name)
+    passes = Pipeline(float_passes(device, CompileOptions(target=name)))
+    lowered, _ = passes.run(model, PassContext(target=device, check=False))
+    try:
+        if form == "tflite":
+            from edgecc.tflite.lower import lower
+
+            artifact = lower(lowered, precision="fp32", target=name)
+        else:
+            from edgecc.onnxrt.export import export
+
+            artifact = export(lowered, precision="fp32", target=name)
+    except UnsupportedError as error:
+        return Serving(name, form, {}, error.findings)
+    return Serving(name, form, artifact.notes.get("operators", {}), ())
+
+
+def peak_activations(model: ir.Model) -> int | None:
+    """Bytes of float32 activations alive at once at most, nodes in their order; None where a shape is unknown."""
+    last: dict[ir.Value, int] = {}
+    for position, node in enumerate(model.graph):
+        for value in (*node.inputs, *node.outputs):
+            if value is not None and not value.is_initializer():
+                last[value] = position
+    for out in model.graph.outputs:
+        last[out] = model.graph.num_nodes()
+    if any(not ir.is_static(v) for v in last):
+        return None
+    ends: dict[int, int] = {}
+    alive = peak = 0
+    for value in model.graph.inputs:
+        size = 4 * prod(ir.static_dims(value))
+        alive += size
+        ends[last.get(value, 0)] = ends.get(last.get(value, 0), 0) + size
+    for position, node in enumerate(model.graph):
+        for value in node.outputs:
+            size = 4 * prod(ir.static_dims(value))
+            alive += size
+            ends[last[value]] = ends.get(last[value], 0) + size
+        peak = max(peak, alive)
+        alive -= ends.pop(position, 0)
+    return peak
+
+
+def inspection_tables(found: Inspection, *, every: bool = False) -> list[Any]:
+    """The tables of `edgecc inspect`; `every` lists all nodes instead of the ten that cost most."""
+    facts = found.model
+    items: list[Any] = [
+        f"{facts.name}: {found.macs:,} MACs, {found.parameters:,} parameters, {found.weight_bytes:,} bytes of constants",
+        f"activations in float32, most at once: {'unknown' if found.peak_activation_bytes is None else f'{found.peak_activation_bytes:,} bytes'}",
+        *(f"input {name}: {'x'.join(map(str, shape))}" for name, shape in facts.inputs.items()),
+        *(f"output {name}: {'x'.join(map(str, shape))}" for name, shape in facts.outputs.items()),
+        Table("operators", ("operator", ">nodes"), [[k, str(v)] for k, v in facts.operators.items()]),
+    ]
+    costs = sorted(found.costs, key=lambda c: -c.macs)
+    rows = [[c.name, c.op_type, f"{c.macs:,}", f"{c.parameters:,}"] for c in (found.costs if every else costs[:10])]
+    items.append(Table("nodes" if every else "the nodes that cost most", ("node", "operator", ">MACs", ">parameters"), rows))
+    for serving in found.targets:
+        where = f"{serving.target}, {serving.format}"
+        if serving.findings:
+            items.append(Table(f"{where} cannot run", ("node", "operator", "reason"),
+                               [[f.node, f.op_type, f.reason] for f in serving.findings]))  # fmt: skip
+        else:
+            kinds = ", ".join(f"{n} {k}" for k, n in serving.operators.items())
+            items.append(f"{where} runs all of it: {kinds}")
+    return items

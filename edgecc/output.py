@@ -1,0 +1,118 @@
+"""What a compilation leaves on disk: staged beside the output folder, renamed when verified, manifest last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from edgecc import __version__
+from edgecc.artifact import Artifact
+from edgecc.errors import UsageError
+
+MANIFEST = "manifest.json"
+# Packages whose version can change the bytes of an artifact.
+_PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "ai-edge-litert")
+
+
+def manifest(
+    *,
+    model_sha256: str,
+    target: str,
+    precision: str,
+    options: Mapping[str, Any],
+    seed: int,
+    artifacts: Mapping[str, Artifact],
+    plan: str | None,
+) -> str:
+    """The text of manifest.json: nothing in it depends on the time, the machine's speed or the output folder.
+
+    Args:
+        model_sha256: of the input model's file.
+        target, precision, options, seed: the resolved configuration.
+        artifacts: by file name.
+        plan: the quantization plan as JSON, if there is one.
+    """
+    files = {
+        name: {
+            "sha256": artifact.sha256,
+            "bytes": artifact.size,
+            "format": artifact.format,
+            "inputs": [vars(p) for p in artifact.inputs],
+            "outputs": [vars(p) for p in artifact.outputs],
+        }
+        for name, artifact in artifacts.items()
+    }
+    facts = {
+        "edgecc": __version__,
+        "model": {"sha256": model_sha256},
+        "target": target,
+        "precision": precision,
+        "seed": seed,
+        "options": options,
+        "plan_sha256": None if plan is None else hashlib.sha256(plan.encode()).hexdigest(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "artifacts": files,
+    }
+    return json.dumps(facts, indent=1, sort_keys=True) + "\n"
+
+
+def default_output(stem: str, target: str) -> Path:
+    """build/<stem>-<target>."""
+    return Path("build") / f"{stem}-{Path(target).stem}"
+
+
+def check_output(folder: Path) -> None:
+    """Refuses, before any work is done, a folder that cannot be written.
+
+    Raises:
+        UsageError: it is a file, or lies in something that is not a folder.
+    """
+    parent = folder
+    while not parent.exists():
+        if parent.parent == parent:
+            break
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError("this is not a folder that can be written", node=str(parent), remedy="choose another -o")
+
+
+def publish(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes all files or none: into a hidden neighbour first, then by renames, `manifest.json` the last of them.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    staging: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        for name, data in files.items():
+            with (staging / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        _rename(staging, folder, files)
+    except OSError as error:
+        raise UsageError(
+            f"the output cannot be written: {error.strerror or error}", node=str(folder), remedy="choose another -o"
+        ) from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _rename(staging: Path, folder: Path, names: Iterable[str]) -> None:
+    if not folder.exists():
+        staging.chmod(0o755)
+        staging.rename(folder)
+        return
+    (folder / MANIFEST).unlink(missing_ok=True)  # what it vouched for is about to change
+    for name in sorted(names, key=lambda n: n == MANIFEST):
+        (staging / name).replace(folder / name)

@@ -1,0 +1,94 @@
+"""Which passes run: the target's or a preset's list, the user's additions and omissions."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any, Literal
+
+from edgecc import registry
+from edgecc.errors import UsageError
+from edgecc.options import CompileOptions
+from edgecc.pipeline import Pass
+from edgecc.target import Target
+
+# precision -> passes after the float ones, once a format.
+_AFTER = {"int8": ("insert_qdq",), "int16x8": ("insert_qdq",), "dynamic": ("quantize_weights",), "fp16": ("halve_weights",)}
+
+
+def float_passes(target: Target, options: CompileOptions) -> list[Pass]:
+    """The passes on the float network, in order.
+
+    Raises:
+        UsageError: an unknown preset or pass, or `--skip-pass` of one that does not run.
+    """
+    names: tuple[str, ...] = target.pipeline.passes
+    if options.preset is not None:
+        if options.preset not in target.pipeline.presets:
+            known = ", ".join(target.pipeline.presets) or "none"
+            raise UsageError(f"{target.name} has no preset {options.preset!r}", remedy=f"it has: {known}")
+        names = target.pipeline.presets[options.preset]
+    passes = [make_pass(name) for name in names]
+    passes += [p if isinstance(p, Pass) else make_pass(p) for p in options.passes]
+    for name in options.skip_passes:
+        if all(p.name != name for p in passes):
+            raise UsageError(
+                f"no pass {name!r} runs", node="--skip-pass", remedy=f"these do: {', '.join(dict.fromkeys(p.name for p in passes))}"
+            )
+    return [p for p in passes if p.name not in options.skip_passes]
+
+
+def quantized_passes(precision: str) -> list[Pass]:
+    """The passes that write a precision into the graph."""
+    return [make_pass(name) for name in _AFTER.get(precision, ())]
+
+
+def make_pass(text: str) -> Pass:
+    """A pass from `NAME` or `NAME:option=value,...`.
+
+    Raises:
+        UsageError: an unknown pass or option, or a value of the wrong type.
+    """
+    name, _, listed = text.partition(":")
+    kind = registry.pass_class(name.strip())
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]
+    values: dict[str, Any] = {}
+    for part in filter(None, listed.split(",")):
+        option, equals, value = part.partition("=")
+        option = option.strip().replace("-", "_")
+        if option not in known:
+            close = difflib.get_close_matches(option, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(known) or 'none'}"
+            raise UsageError(f"the pass has no option {option!r}", node=name, remedy=hint)
+        if not equals:
+            raise UsageError(f"{part!r} is not option=value", node=name)
+        values[option] = convert(value.strip(), hints[option], f"{name}:{option}")
+    return kind(**values)
+
+
+def convert(text: str, kind: Any, where: str) -> Any:
+    """A text as the type of an option: bool, int, float, str, a Literal, or one of these or None.
+
+    Raises:
+        UsageError: it is none of that type.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if text not in arguments:
+            raise UsageError(f"{text!r} is not possible", node=where, remedy=f"choose {', '.join(map(str, arguments))}")
+        return text
+    if origin in (typing.Union, types.UnionType):
+        if text.lower() == "none" and type(None) in arguments:
+            return None
+        return convert(text, next(a for a in arguments if a is not type(None)), where)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UsageError(f"{text!r} is neither true nor false", node=where)
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is no {kind.__name__}", node=where) from None
