@@ -1,8 +1,8 @@
 """From any ONNX model to the one form that everything after it sees.
 
 The canonical form: default-domain opset 21 or later, no functions, no Constant nodes, no initializers among
-the inputs, every node and value named once, every value typed and shaped, and only the batch (the first dimension
-of the inputs) symbolic. Names of inputs, outputs and values stay.
+the inputs, every node and value named once, every value typed and shaped, and only the batch (the first
+dimension of the inputs) symbolic. Names of inputs, outputs and values stay.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def _canonical(model: ir.Model, input_shape: Mapping[str, Sequence[int]]) -> ir.
     version = _versions(model)
     for graph in model.graphs():
         _unlist_initializers(graph)
+    model.ir_version = max(model.ir_version or 0, _IR_VERSION)
     _sort(model)
     _bind(model, input_shape)
     proto = shapes.skeleton(model)
@@ -66,7 +67,6 @@ def _canonical(model: ir.Model, input_shape: Mapping[str, Sequence[int]]) -> ir.
     lifted = _lift_constants(model)
     _name(model)
     model.opset_imports[""] = max(version, opset.CANONICAL)
-    model.ir_version = max(model.ir_version or 0, _IR_VERSION)
     if mixed or upgraded or lifted:
         shapes.infer_static(model, strict=mixed)
     shapes.infer_open(model)
@@ -258,15 +258,21 @@ def _lift_constants(model: ir.Model) -> int:
             if old.is_graph_output() and graph is not model.graph:
                 continue  # the runtime wants a node behind every output of a sub-graph
             name, old.name = old.name or "", None
-            dtype = ir.DataType.STRING if array.dtype == object else ir.DataType.from_numpy(array.dtype)
-            tensor = ir.Tensor(array, dtype=dtype, name=name)
-            value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(dtype))
+            tensor = _tensor(array, name)
+            value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
             value.const_value = tensor
             graph.register_initializer(value)
             ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
             graph.remove(node, safe=True)
             count += 1
     return count
+
+
+def _tensor(array: ir.Array, name: str) -> ir.TensorProtocol:
+    if array.dtype == object:
+        texts = [text if isinstance(text, bytes) else str(text).encode() for text in array.ravel()]
+        return ir.StringTensor(texts, shape=ir.Shape(array.shape), name=name)
+    return ir.Tensor(array, dtype=ir.DataType.from_numpy(array.dtype), name=name)
 
 
 def _name(model: ir.Model) -> None:

@@ -50,6 +50,7 @@ from onnx_ir import (  # noqa: E402
     Model,
     Node,
     Shape,
+    StringTensor,
     SymbolicDim,
     Tensor,
     TensorProtocol,
@@ -73,6 +74,7 @@ __all__ = [
     "Model",
     "Node",
     "Shape",
+    "StringTensor",
     "SymbolicDim",
     "Tensor",
     "TensorProtocol",
@@ -197,12 +199,12 @@ def add_initializer(graph: Graph, array: Array, name: str) -> Value:
 def replace(old: Iterable[Node], new: Iterable[Node], outputs: dict[Value, Value]) -> None:
     """Moves all uses of the keys of `outputs` to its values, which `new` nodes compute, and deletes `old`.
 
-    The new nodes stand where the first replaced output was computed, so all that `old` read is there. A new value
-    takes the name of the one it replaces; a value that was in the graph before keeps its own, unless it becomes a
-    graph output, whose names are part of the contract with the user.
+    The new nodes stand where the first replaced output was computed, so all that `old` read is there. A new
+    value takes the name of the one it replaces; a value that was in the graph before keeps its own, unless it
+    becomes a graph output, whose names are part of the contract with the user.
 
     Raises:
-        ValueError: a graph output would become a graph input, a constant or a second output (see `can_bypass`).
+        ValueError: a graph output would become an input, a constant or a second output (see `can_bypass`).
     """
     old, new = list(old), list(new)
     graph = old[0].graph

@@ -20,6 +20,8 @@ from edgecc.errors import ModelError
 _PROTOBUF_LIMIT = 2**31 - 1
 # Nesting of sub-graphs: real networks use 2 or 3; deeper ones only attack the stack. A guess, with a margin.
 _DEEPEST = 16
+# External tensors up to this size are read at once: shape inference wants to see them, and they may be many.
+_SMALL_BYTES = 1024
 _TYPED_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
 
@@ -106,14 +108,24 @@ def _check_proto(graph: onnx.GraphProto, depth: int = 0) -> None:
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ModelError(f"two of the graph's {what} have the same name", node=twice)
+    for tensor in graph.initializer:
+        _check_entries(tensor, tensor.name)
     for node in graph.node:
         for attr in node.attribute:
+            if attr.type == onnx.AttributeProto.TENSOR:
+                _check_entries(attr.t, node.name or node.op_type)
             if attr.type in (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS):
                 raise ModelError("sparse constants are not supported", node=node.name or node.op_type)
             if attr.type == onnx.AttributeProto.GRAPH:
                 _check_proto(attr.g, depth + 1)
             for inner in attr.graphs:
                 _check_proto(inner, depth + 1)
+
+
+def _check_entries(tensor: onnx.TensorProto, name: str) -> None:
+    for entry in tensor.external_data:
+        if entry.key in ("offset", "length") and not (entry.value.isascii() and entry.value.isdigit()):
+            raise ModelError(f"the {entry.key} of the external data is {entry.value[:40]!r}", node=name)
 
 
 def _check_graph_tensors(graph: ir.Graph, folder: Path | None) -> None:
@@ -128,6 +140,8 @@ def _check_graph_tensors(graph: ir.Graph, folder: Path | None) -> None:
                 continue
             if attr.type == ir.AttributeType.TENSOR:
                 tensor = _checked(attr.as_tensor(), ir.label(node), folder)
+                if isinstance(tensor, ir.ExternalTensor):
+                    tensor = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
                 node.attributes[attr_name] = ir.Attr(attr_name, attr.type, tensor, attr.doc_string)
             elif attr.type == ir.AttributeType.TENSORS:
                 for tensor in attr.as_tensors():
@@ -140,7 +154,10 @@ def _checked(tensor: ir.TensorProtocol, name: str, folder: Path | None) -> ir.Te
     if not all(isinstance(d, int) and d >= 0 for d in shape):
         raise ModelError(f"the tensor has the shape {list(shape)}", node=name)
     if isinstance(tensor, ir.ExternalTensor):
-        return _checked_external(tensor, name, folder)
+        tensor = _checked_external(tensor, name, folder)
+        if tensor.nbytes > _SMALL_BYTES:
+            return tensor
+        return ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=name)
     raw = tensor.raw
     if (
         isinstance(raw, onnx.TensorProto)
@@ -148,11 +165,8 @@ def _checked(tensor: ir.TensorProtocol, name: str, folder: Path | None) -> ir.Te
         and not (raw.HasField("raw_data") or any(len(getattr(raw, field)) for field in _TYPED_FIELDS))
     ):
         raise ModelError(f"the tensor of shape {list(shape)} holds no data", node=name)
-    if (
-        not isinstance(raw, onnx.TensorProto)
-        or tensor.dtype.bitwidth < 8
-        or tensor.dtype == ir.DataType.STRING
-    ):
+    packed = tensor.dtype == ir.DataType.STRING or tensor.dtype.bitwidth < 8
+    if packed or not isinstance(raw, onnx.TensorProto):
         return tensor
     try:
         array: ir.Array = np.asarray(tensor.numpy())

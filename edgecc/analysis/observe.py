@@ -19,7 +19,8 @@ _DATA_DEPENDENT = frozenset(
 # Inputs whose content decides the output's shape: the shape depends on the data only if they do.
 _SHAPE_INPUTS = {
     "AffineGrid": (1,), "BlackmanWindow": (0,), "CenterCropPad": (1,), "Col2Im": (1, 2),
-    "ConstantOfShape": (0,), "DFT": (1, 2), "Expand": (1,), "HammingWindow": (0,), "HannWindow": (0,), "MaxUnpool": (2,),
+    "ConstantOfShape": (0,), "DFT": (1, 2), "Expand": (1,), "HammingWindow": (0,), "HannWindow": (0,),
+    "MaxUnpool": (2,),
     "MelWeightMatrix": (0, 1), "OneHot": (1,), "Pad": (1, 3), "Range": (0, 1, 2), "Reshape": (1,),
     "Resize": (1, 2, 3), "STFT": (1, 3), "Slice": (1, 2, 3, 4), "Split": (1,), "SplitToSequence": (1,),
     "Squeeze": (1,), "Tile": (1,), "TopK": (1,), "Unsqueeze": (1,),

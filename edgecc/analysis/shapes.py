@@ -14,6 +14,9 @@ from edgecc.errors import ModelError
 # No network for an edge device has an activation near this size: dimensions that ask for more are damage or
 # an attack. A guess; it bounds what a run here may allocate in one piece.
 LARGEST_BYTES = 4 * 2**30
+# Withdrawn after models were exported with it: the checker refuses its opsets 18 to 20, edgecc does not.
+_WITHDRAWN = {"GroupNormalization"}
+_UNSIZED = (ir.DataType.STRING, ir.DataType.UNDEFINED)
 # Larger initializers are left out of what onnx's C++ code is given: it reads them only to learn shapes.
 _SMALL_BYTES = 1024
 
@@ -92,6 +95,8 @@ def check(proto: onnx.ModelProto) -> None:
     for info in proto.graph.output:
         if info.type.HasField("tensor_type") and not info.type.tensor_type.HasField("shape"):
             info.type.tensor_type.shape.SetInParent()
+    if any(node.op_type in _WITHDRAWN and not node.domain for node in proto.graph.node):
+        return
     try:
         onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
@@ -116,7 +121,7 @@ def check_sizes(model: ir.Model) -> None:
         shape = ir.dims(value)
         if shape is None:
             continue
-        size = float(value.dtype.itemsize) if value.dtype is not None else 1.0
+        size = 1.0 if value.dtype in (None, *_UNSIZED) else float(value.dtype.itemsize)
         for dim in shape:
             size *= 1 if dim is None else dim
         if size > LARGEST_BYTES:
@@ -128,7 +133,8 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
     copy = model.clone()
     graph = copy.graph
     for name, value in tuple(graph.initializers.items()):
-        if value.const_value is not None and value.const_value.nbytes > _SMALL_BYTES:
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes > _SMALL_BYTES:
             value.const_value = None
             graph.initializers.pop(name)
             if not value.is_graph_input():

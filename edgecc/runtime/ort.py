@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 # into one message, so the 2 GB limit of protobuf does not apply. (onnx too keeps smaller ones in the file.)
 _BESIDE_BYTES = 1024
 
+# onnxruntime_session_options_config_keys.h: where a model given as bytes has its external data.
+_FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+
 # ONNX Runtime's names of element types, and numpy's.
 _NUMPY_NAMES = {
     "float": "float32",
@@ -33,6 +37,15 @@ _NUMPY_NAMES = {
 }
 
 
+@dataclass(frozen=True)
+class _Serialized:
+    """A model, arrays of initializers that it declares as external, and the folder of its external data."""
+
+    data: bytes
+    beside: Mapping[str, Array]
+    folder: str | None
+
+
 class OrtRunner:
     """A network loaded in ONNX Runtime's CPU provider.
 
@@ -43,11 +56,10 @@ class OrtRunner:
 
     def __init__(
         self,
-        model: str | bytes,
+        model: str | bytes | _Serialized,
         *,
         optimize: bool = True,
         threads: int | None = None,
-        beside: Mapping[str, Array] | None = None,
         profile: str | None = None,
         optimized: Path | str | None = None,
     ) -> None:
@@ -57,7 +69,6 @@ class OrtRunner:
             model: path or serialised ModelProto.
             optimize: every graph optimisation of the runtime, or none.
             threads: threads of one operator; None: one a core.
-            beside: arrays of the initializers that the protobuf declares as external.
             profile: prefix of the JSON file with one event an operator that `end_profiling` writes.
             optimized: file that receives the graph as the runtime optimised it.
 
@@ -77,14 +88,19 @@ class OrtRunner:
             options.enable_profiling, options.profile_file_prefix = True, profile
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
-        self._beside = beside  # the runtime refers to these arrays
-        if beside:
+        if isinstance(model, _Serialized):
+            beside = self._beside = model.beside  # the runtime refers to these arrays
             values = [ort.OrtValue.ortvalue_from_numpy(array) for array in beside.values()]
-            options.add_external_initializers(list(beside), values)
+            if beside:
+                options.add_external_initializers(list(beside), values)
+            if model.folder is not None:
+                options.add_session_config_entry(_FOLDER_KEY, model.folder)
+            model = model.data
         self._errors = _errors()
         name = model if isinstance(model, str) else None
+        held = model
         self._session: ort.InferenceSession = self._guard(
-            lambda: ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]), "load", name
+            lambda: ort.InferenceSession(held, options, providers=["CPUExecutionProvider"]), "load", name
         )
         self.inputs = tuple(_spec(arg) for arg in self._session.get_inputs())
         self.outputs = tuple(_spec(arg) for arg in self._session.get_outputs())
@@ -114,10 +130,8 @@ class OrtRunner:
             ModelError: the runtime cannot load the model.
             UsageError: the graph has no value of such a name.
         """
-        data, beside = _serialize(model, extra_outputs)
-        return cls(
-            data, optimize=optimize, threads=threads, beside=beside, profile=profile, optimized=optimized
-        )
+        data = _serialize(model, extra_outputs)
+        return cls(data, optimize=optimize, threads=threads, profile=profile, optimized=optimized)
 
     @classmethod
     def from_file(
@@ -224,23 +238,20 @@ def _errors() -> tuple[type[BaseException], ...]:
     return (*own, RuntimeError, ValueError, TypeError)
 
 
-def _serialize(model: ir.Model, extra_outputs: Sequence[str]) -> tuple[bytes, dict[str, Array]]:
-    """The protobuf without its large initializers, and these."""
+def _serialize(model: ir.Model, extra_outputs: Sequence[str]) -> _Serialized:
+    """The protobuf without its large initializers, and where these are."""
     copy, beside = model.clone(), {}
-    graph = copy.graph
     if extra_outputs:
-        inner = itertools.chain(graph.inputs, graph.initializers.values(), *(node.outputs for node in graph))
-        values, present = {v.name: v for v in inner}, {v.name for v in graph.outputs}
-        for name in dict.fromkeys(extra_outputs):
-            if name not in values:
-                raise UsageError("the graph has no value of this name", node=name)
-            if name not in present:
-                graph.outputs.append(values[name])
-    for name, value in graph.initializers.items():
+        _add_outputs(copy.graph, extra_outputs)
+    folder: str | None = None
+    for name, value in copy.graph.initializers.items():
         tensor = value.const_value
         if tensor is None:
             raise ModelError("an initializer has no data", node=name)
-        if tensor.nbytes < _BESIDE_BYTES or tensor.dtype.bitwidth < 8 or tensor.dtype == ir.DataType.STRING:
+        if isinstance(tensor, ir.ExternalTensor) and folder in (None, str(tensor.base_dir)):
+            folder = str(tensor.base_dir)  # the runtime maps the file
+            continue
+        if tensor.dtype == ir.DataType.STRING or tensor.dtype.bitwidth < 8 or tensor.nbytes < _BESIDE_BYTES:
             continue
         array = tensor.numpy()
         if array.dtype.name not in _NUMPY_NAMES.values():  # bfloat16, float8: stay in the protobuf
@@ -249,4 +260,14 @@ def _serialize(model: ir.Model, extra_outputs: Sequence[str]) -> tuple[bytes, di
         value.const_value = ir.ExternalTensor(
             "beside", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
         )
-    return ir.serde.serialize_model(copy).SerializeToString(), beside
+    return _Serialized(ir.serde.serialize_model(copy).SerializeToString(), beside, folder)
+
+
+def _add_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
+    inner = itertools.chain(graph.inputs, graph.initializers.values(), *(node.outputs for node in graph))
+    values, present = {v.name: v for v in inner}, {v.name for v in graph.outputs}
+    for name in dict.fromkeys(names):
+        if name not in values:
+            raise UsageError("the graph has no value of this name", node=name)
+        if name not in present:
+            graph.outputs.append(values[name])
