@@ -12,9 +12,9 @@ from pathlib import Path
 
 import onnx
 
-from edgecc import ir, modelfile, opset
+from edgecc import input_shapes, ir, modelfile, opset
 from edgecc.analysis import shapes
-from edgecc.errors import EdgeccError, ModelError, UsageError
+from edgecc.errors import EdgeccError, ModelError
 
 # The IR version that goes with opset 21 (onnx.helper.VERSION_TABLE).
 _IR_VERSION = 10
@@ -36,12 +36,13 @@ def load(
         ModelError: unreadable, malformed or hostile; or a dimension is neither known nor given.
         UsageError: `input_shape` names no input or contradicts the model.
     """
+    name = str(source) if isinstance(source, (str, Path)) else None
     try:
         return _canonical(modelfile.read(source), input_shape or {})
-    except EdgeccError:
+    except EdgeccError as error:
+        error.node = error.node or name
         raise
     except Exception as error:  # wrapped: the file decides what goes wrong inside onnx and onnx_ir
-        name = str(source) if isinstance(source, (str, Path)) else None
         raise ModelError(
             f"the model is malformed: {type(error).__name__}: {shapes.first_lines(_root(error))}", node=name
         ) from error
@@ -51,9 +52,10 @@ def _canonical(model: ir.Model, input_shape: Mapping[str, Sequence[int]]) -> ir.
     version = _versions(model)
     for graph in model.graphs():
         _unlist_initializers(graph)
+        _check_defined(graph)
     model.ir_version = max(model.ir_version or 0, _IR_VERSION)
     _sort(model)
-    _bind(model, input_shape)
+    input_shapes.bind(model, input_shape)
     proto = shapes.skeleton(model)
     shapes.check(proto)
     declared = _forget_shapes(model)
@@ -108,6 +110,14 @@ def _unlist_initializers(graph: ir.Graph) -> None:
         graph.inputs.extend(inputs)
 
 
+def _check_defined(graph: ir.Graph) -> None:
+    """Refuses a graph that reads or returns what nothing computes."""
+    read = [(value, ir.label(node)) for node in graph for value in node.inputs if value is not None]
+    for value, reader in (*read, *((value, "the graph's output") for value in graph.outputs)):
+        if value.producer() is None and not value.is_graph_input() and not value.is_initializer():
+            raise ModelError(f"nothing computes {value.name!r}, which it reads or returns", node=reader)
+
+
 def _sort(model: ir.Model) -> None:
     """Puts nodes into an order of execution; the runtime accepts any, so files have any.
 
@@ -132,81 +142,6 @@ def _sort(model: ir.Model) -> None:
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
-def _bind(model: ir.Model, input_shape: Mapping[str, Sequence[int]]) -> None:
-    """Gives every input its shape; only the first dimension may stay symbolic."""
-    inputs = {value.name or "": value for value in model.graph.inputs}
-    listed = ", ".join(f"{value.name}{_shown(value)}" for value in inputs.values())
-    numbers: dict[str, int] = {}
-    for name, shape in input_shape.items():
-        if name not in inputs:
-            raise UsageError(f"the model has no such input; it has: {listed}", node=name)
-        _bind_one(inputs[name], [int(d) for d in shape], numbers)
-    for value in (*inputs.values(), *model.graph.outputs, *shapes.node_outputs(model.graph)):
-        if value.shape is not None:  # a symbol that got a number has it everywhere
-            dims = [d if isinstance(d, int) else numbers.get(_symbol(d) or "", d) for d in value.shape.dims]
-            value.shape = ir.Shape(dims)
-    for name, value in inputs.items():
-        if not isinstance(value.type, ir.TensorType):
-            raise ModelError("the input is not a tensor, or has no type", node=name)
-        unknown = value.shape is None or any(_number(d) is None for d in value.shape.dims[1:])
-        if unknown:
-            wish = "NxCxHxW" if value.shape is None else "x".join(_wish(d) for d in value.shape.dims)
-            raise ModelError(
-                f"the input has the shape {_shown(value)}: a dimension after the first must be a number",
-                node=name,
-                remedy=f"give numbers with --input-shape {name}={wish}",
-            )
-    _name_batch(list(inputs.values()))
-
-
-def _bind_one(value: ir.Value, shape: list[int], numbers: dict[str, int]) -> None:
-    name = value.name
-    if any(d <= 0 for d in shape):
-        raise UsageError(f"a dimension of {shape} is not positive", node=name)
-    if value.shape is not None:
-        if len(shape) != len(value.shape):
-            raise UsageError(f"the input has the shape {_shown(value)}, not {shape}", node=name)
-        for dim, given in zip(value.shape.dims, shape, strict=True):
-            symbol = _symbol(dim)
-            if symbol is not None and numbers.setdefault(symbol, given) != given:
-                raise UsageError(f"{symbol} cannot be both {numbers[symbol]} and {given}", node=name)
-            if _number(dim) not in (None, given):
-                raise UsageError(f"the input has the fixed shape {_shown(value)}, not {shape}", node=name)
-    value.shape = ir.Shape(shape)
-
-
-def _name_batch(inputs: list[ir.Value]) -> None:
-    """One symbol for all first dimensions that are unknown: the name that the file has, else `batch`."""
-    first = {value: value.shape.dims[0] for value in inputs if value.shape}
-    unknown = [value for value, dim in first.items() if _number(dim) is None]
-    names = {symbol for value in unknown if (symbol := _symbol(first[value])) is not None}
-    default = next(iter(names)) if len(names) == 1 else "batch"
-    for value in unknown:
-        assert value.shape is not None
-        value.shape = ir.Shape([_symbol(first[value]) or default, *value.shape.dims[1:]])
-
-
-def _number(dim: int | ir.SymbolicDim) -> int | None:
-    """A fixed dimension. Some exporters write -1 or 0 for what they do not know."""
-    return dim if isinstance(dim, int) and dim > 0 else None
-
-
-def _symbol(dim: int | ir.SymbolicDim) -> str | None:
-    """A name that means the same number wherever it stands, unlike `?` and tf2onnx's `unk__1`."""
-    name = None if isinstance(dim, int) else dim.value
-    return name if name and name[0].isidentifier() and not name.startswith("unk__") else None
-
-
-def _shown(value: ir.Value) -> str:
-    if value.shape is None:
-        return "[unknown rank]"
-    return f"[{', '.join(str(_number(d) or _symbol(d) or '?') for d in value.shape.dims)}]"
-
-
-def _wish(dim: int | ir.SymbolicDim) -> str:
-    return str(_number(dim) or _symbol(dim) or "?")
-
-
 def _forget_shapes(model: ir.Model) -> dict[ir.Value, ir.Shape]:
     """Takes away the shapes that the file claims for computed values: they may be of another batch, or false.
 
@@ -223,7 +158,9 @@ def _forget_shapes(model: ir.Model) -> dict[ir.Value, ir.Shape]:
 def _recall_shapes(declared: Mapping[ir.Value, ir.Shape]) -> None:
     """Believes the file where nothing better is known."""
     for value, shape in declared.items():
-        if value.shape is None and all(d is None or _number(d) or _symbol(d) for d in shape.dims):
+        if value.shape is None and all(
+            d is None or input_shapes.number(d) or input_shapes.symbol(d) for d in shape.dims
+        ):
             value.shape = shape
 
 

@@ -110,7 +110,12 @@ def _check_proto(graph: onnx.GraphProto, depth: int = 0) -> None:
             raise ModelError(f"two of the graph's {what} have the same name", node=twice)
     for tensor in graph.initializer:
         _check_entries(tensor, tensor.name)
+    known = {tensor.name for tensor in graph.initializer} | {info.name for info in graph.input}
     for node in graph.node:
+        for name in filter(None, node.output):
+            if name in known:
+                raise ModelError("the graph defines this value twice", node=name)
+            known.add(name)
         for attr in node.attribute:
             if attr.type == onnx.AttributeProto.TENSOR:
                 _check_entries(attr.t, node.name or node.op_type)
@@ -153,6 +158,8 @@ def _checked(tensor: ir.TensorProtocol, name: str, folder: Path | None) -> ir.Te
     shape = tuple(tensor.shape)
     if not all(isinstance(d, int) and d >= 0 for d in shape):
         raise ModelError(f"the tensor has the shape {list(shape)}", node=name)
+    if tensor.dtype == ir.DataType.UNDEFINED:
+        raise ModelError("the tensor has no type", node=name)
     if isinstance(tensor, ir.ExternalTensor):
         tensor = _checked_external(tensor, name, folder)
         if tensor.nbytes > _SMALL_BYTES:
