@@ -175,8 +175,19 @@ def _transposed(node: ir.Node, inputs: Sequence[Array | None]) -> Array:
     return inputs[0].transpose(ir.attribute(node, "perm"))
 
 
+def _cast(node: ir.Node, inputs: Sequence[Array | None]) -> Array:
+    assert inputs[0] is not None
+    return inputs[0].astype(ir.DataType(ir.attribute(node, "to")).numpy())
+
+
+def _concatenated(node: ir.Node, inputs: Sequence[Array | None]) -> Array:
+    return np.concatenate([array for array in inputs if array is not None], ir.attribute(node, "axis"))
+
+
 # What most models need, without the 0.2 s that the reference implementation takes to import.
 _DIRECT = {
+    "Cast": _cast,
+    "Concat": _concatenated,
     "Constant": _constant_node,
     "Flatten": _reshaped,
     "Reshape": _reshaped,

@@ -38,6 +38,9 @@ class SimplifyReshapes(Pass):
 def _simplify(graph: ir.Graph, node: ir.Node, tally: rw.Tally) -> None:
     source, out = node.inputs[0], node.outputs[0]
     assert source is not None
+    if _take_softmax_out(node):
+        tally.rewritten += 1
+        return None
     if ir.constant(source) is not None:
         return tally.refuse(node, "reshapes a constant: fold_constants evaluates it")
     while _dies_with(producer := source.producer(), source):
@@ -63,6 +66,30 @@ def _simplify(graph: ir.Graph, node: ir.Node, tally: rw.Tally) -> None:
     rw.drop_dead(unread)
     tally.rewritten += 1
     return None
+
+
+def _take_softmax_out(node: ir.Node) -> bool:
+    """Removes the reshapes around a Softmax of the last axis, which they keep (opset 12 needs them)."""
+    out = node.outputs[0]
+    softmax = None if node.inputs[0] is None else node.inputs[0].producer()
+    if softmax is None or not rw.is_op(softmax, "Softmax", "LogSoftmax") or softmax.inputs[0] is None:
+        return False
+    first = softmax.inputs[0].producer()
+    source = first.inputs[0] if first is not None and rw.is_op(first, *_RESHAPES) else None
+    shapes = [None if v is None else ir.dims(v) for v in (source, softmax.outputs[0], out)]
+    if source is None or any(not shape or shape[-1] is None for shape in shapes):
+        return False
+    before, inside, _ = (shape or () for shape in shapes)
+    last = ir.attribute(softmax, "axis", -1) in {-1, len(inside) - 1}
+    if not (last and before[-1] == inside[-1] and rw.same_elements(source, out)):
+        return False
+    if ir.single_consumer(softmax.outputs[0]) is None:
+        return False
+    unread = list(node.inputs)
+    new = rw.new_node(softmax.op_type, [source], out, {"axis": -1}, name=softmax.name)
+    ir.replace([node], [new], {out: new.outputs[0]})
+    rw.drop_dead(unread)
+    return True
 
 
 def _dies_with(producer: ir.Node | None, value: ir.Value) -> bool:
