@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-import inspect
 import json as jsonlib
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Any
 
-import typer
+import click
 
 from edgecc.errors import EdgeccError, UsageError
 from edgecc.options import CompileOptions, flag, make_options, read_config
 
-app = typer.Typer(
-    name="edgecc",
-    help="Compile a trained ONNX network for a device, and prove that it still answers like the original.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgecc", message="edgecc %(version)s")
+def app() -> None:
+    """Compile a trained ONNX network for a device, and prove that it still answers like the original."""
+
+
+def _speech(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that every command has."""
+    for names, text in (
+        (("--verbose",), "Every operator, every refusal, tracebacks."),
+        (("-q", "--quiet"), "Nothing but errors."),
+        (("--json",), "Everything as JSON on standard output."),
+    ):
+        command = click.option(*names, is_flag=True, help=text)(command)
+    return command
+
+
+_INPUT_SHAPE = click.option(
+    "--input-shape", multiple=True, metavar="NAME=1x3x224x224", help="Binds symbolic dimensions (repeatable)."
 )
-
-Json = Annotated[bool, typer.Option("--json", help="everything as JSON on standard output")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="nothing but errors")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="every operator, refusal and traceback")]
-TargetName = Annotated[str, typer.Option("--target", metavar="T", help="see `edgecc targets`")]
-
 
 @dataclass(frozen=True)
 class _Voice:
@@ -49,48 +54,43 @@ class _Voice:
 
     def show(self, data: Any, tables: Callable[[], list[Any]]) -> None:
         """The result: `data` as JSON, else `tables()`."""
-        from edgecc.report.schema import jsonable
-        from edgecc.report.terminal import show
-
         if self.json:
-            sys.stdout.write(jsonlib.dumps(jsonable(data), indent=1) + "\n")
+            from edgecc.report.schema import jsonable
+
+            _print_json(jsonable(data))
         elif not self.quiet:
+            from edgecc.report.terminal import show
+
             show(tables(), sys.stdout)
 
 
-def _compile_signature() -> inspect.Signature:
-    """The parameters of `edgecc compile`, from the fields of `CompileOptions`."""
-    kind = inspect.Parameter.KEYWORD_ONLY
-    model = inspect.Parameter(
-        "model", kind, annotation=Annotated[str, typer.Argument(metavar="MODEL.onnx", help="the trained network")]
+def _compile_options(command: Callable[..., None]) -> Callable[..., None]:
+    """An option for every field of `CompileOptions`."""
+    command = click.option("--config", metavar="edgecc.toml", help="Options from a file; those given here win.")(
+        command
     )
-    found = [model]
-    for each in fields(CompileOptions):
+    for each in reversed(fields(CompileOptions)):
         facts = each.metadata
-        names = ["-o", "--output"] if each.name == "output" else [f"--{flag(each.name)}"]
-        text = facts["help"]
-        if facts["choices"]:
-            text = f"{text} [{'|'.join(facts['choices'])}]"
-        typ: Any = bool if isinstance(each.default, bool) else list[str] if facts["many"] else Optional[str]  # noqa: UP045
-        default: Any = False if typ is bool else [] if facts["many"] else None
-        if each.name == "target":
-            text += " [default: arm]"
-        option = typer.Option(*names, help=text, metavar=None if typ is bool else facts["metavar"] or "WORD", show_default=False)
-        found.append(inspect.Parameter(each.name, kind, default=default, annotation=Annotated[typ, option]))
-    config = typer.Option("--config", metavar="edgecc.toml", help="options from a file; those given here win", show_default=False)
-    found.append(inspect.Parameter("config", kind, default=None, annotation=Annotated[Optional[str], config]))  # noqa: UP045
-    found += [
-        inspect.Parameter(name, kind, default=False, annotation=annotation)
-        for name, annotation in (("json", Json), ("quiet", Quiet), ("verbose", Verbose))
-    ]
-    return inspect.Signature(found)
+        names = [f"--{flag(each.name)}", *(["-o"] if each.name == "output" else []), each.name]
+        text = facts["help"][0].upper() + facts["help"][1:]
+        text += f" [{'|'.join(facts['choices'])}]." if facts["choices"] else "."
+        if isinstance(each.default, bool):
+            command = click.option(*names, is_flag=True, help=text)(command)
+        else:
+            metavar = facts["metavar"] or "WORD"
+            command = click.option(*names, multiple=facts["many"], metavar=metavar, help=text)(command)
+    return command
 
 
+@app.command("compile")
+@click.argument("model", metavar="MODEL.onnx")
+@_compile_options
+@_speech
 def compile_command(**given: Any) -> None:
     """Compile MODEL for a device: TFLite and/or ONNX, verified, measured, reported."""
     voice = _Voice(given.pop("json"), given.pop("quiet"), given.pop("verbose"))
     model, config = given.pop("model"), given.pop("config")
-    words = {name: value for name, value in given.items() if value not in (None, False, [])}
+    words = {name: value for name, value in given.items() if value not in (None, False, ())}
     if config is not None:
         words = {**read_config(Path(config)), **words}
     make_options(words)  # wrong words are told before anything is loaded
@@ -112,163 +112,150 @@ def compile_command(**given: Any) -> None:
     voice.show(data, tables)
 
 
-compile_command.__signature__ = _compile_signature()  # type: ignore[attr-defined]
-compile_command.__annotations__ = {n: p.annotation for n, p in _compile_signature().parameters.items()}
-app.command("compile")(compile_command)
-
-
 @app.command("inspect")
+@click.argument("model", metavar="MODEL")
+@click.option("--target", multiple=True, metavar="T", help="What it can run (repeatable; default: arm).")
+@_INPUT_SHAPE
+@_speech
 def inspect_command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=".onnx")],
-    target: Annotated[Optional[list[str]], typer.Option("--target", metavar="T", help="what it can run (repeatable)")] = None,  # noqa: UP045
-    input_shape: Annotated[Optional[list[str]], typer.Option("--input-shape", metavar="NAME=1x3x224x224", help="binds symbolic dimensions")] = None,  # noqa: UP045
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    model: str, target: tuple[str, ...], input_shape: tuple[str, ...], json: bool, quiet: bool, verbose: bool
 ) -> None:
     """Show operators, parameters, MACs, memory, and what a target can run of MODEL."""
     from edgecc.inspect import inspect_model, inspection_tables
     from edgecc.options import shapes
 
-    bound = shapes(tuple(input_shape)) if input_shape else None
-    found = inspect_model(model, targets=tuple(target or ("arm",)), input_shape=bound)
+    bound = shapes(input_shape) if input_shape else None
+    found = inspect_model(model, targets=target or ("arm",), input_shape=bound)
     _Voice(json, quiet, verbose).show(found, lambda: inspection_tables(found, every=verbose))
 
 
-@app.command()
-def profile(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=".onnx or .tflite")],
-    target: TargetName = "arm",
-    device: Annotated[str, typer.Option("--device", metavar="local", help="where it runs")] = "local",
-    threads: Annotated[int, typer.Option("--threads", metavar="N", help="of the runtime")] = 1,
-    runs: Annotated[Optional[int], typer.Option("--runs", metavar="N", help="default: as many as fit")] = None,  # noqa: UP045
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+@app.command("profile")
+@click.argument("model", metavar="MODEL")
+@click.option("--target", default="arm", metavar="T", help="See `edgecc targets`.")
+@click.option("--device", default="local", metavar="local", help="Where it runs.")
+@click.option("--threads", default=1, metavar="N", help="Of the runtime (default: 1).")
+@click.option("--runs", type=int, metavar="N", help="Timed runs (default: as many as fit).")
+@_speech
+def profile_command(
+    model: str, target: str, device: str, threads: int, runs: int | None, json: bool, quiet: bool, verbose: bool
 ) -> None:
-    """Measure MODEL per operator on this machine."""
+    """Measure MODEL (.onnx or .tflite) per operator on this machine."""
     from edgecc.target import target as find_target
 
     for name in target.split(","):
         find_target(name)
     if device != "local":
-        raise UsageError(f"{device!r} cannot be reached", node="--device", remedy="this version measures on `local` only")
+        raise UsageError(
+            f"{device!r} cannot be reached", node="--device", remedy="this version measures on `local` only"
+        )
     from edgecc.profile import profile_artifact
     from edgecc.report.tables import profile_tables
 
     found = profile_artifact(Path(model), runs=runs, threads=threads)
-    _Voice(json, quiet, verbose).show(found.to_dict(), lambda: profile_tables(found, None if verbose else 20, model))
+    _Voice(json, quiet, verbose).show(
+        found.to_dict(), lambda: profile_tables(found, None if verbose else 20, model)
+    )
 
 
-@app.command()
-def verify(
-    original: Annotated[str, typer.Argument(metavar="ORIGINAL", help="the float .onnx")],
-    compiled: Annotated[str, typer.Argument(metavar="COMPILED", help=".tflite or .onnx, of edgecc or another tool")],
-    data: Annotated[Optional[str], typer.Option("--data", metavar="D", help="default: random samples")] = None,  # noqa: UP045
-    labels: Annotated[Optional[str], typer.Option("--labels", metavar="L", help="turns agreement into accuracy")] = None,  # noqa: UP045
-    layers: Annotated[bool, typer.Option("--layers", help="also every layer that both name alike")] = False,
-    mean: Annotated[Optional[str], typer.Option("--mean", metavar="M")] = None,  # noqa: UP045
-    std: Annotated[Optional[str], typer.Option("--std", metavar="S")] = None,  # noqa: UP045
-    input_shape: Annotated[Optional[list[str]], typer.Option("--input-shape", metavar="NAME=1x3x224x224")] = None,  # noqa: UP045
-    min_agreement: Annotated[Optional[float], typer.Option("--min-agreement", metavar="0.99")] = None,  # noqa: UP045
-    min_sqnr: Annotated[Optional[float], typer.Option("--min-sqnr", metavar="20")] = None,  # noqa: UP045
-    max_drop: Annotated[Optional[float], typer.Option("--max-drop", metavar="0.5")] = None,  # noqa: UP045
-    threads: Annotated[Optional[int], typer.Option("--threads", metavar="N")] = None,  # noqa: UP045
-    seed: Annotated[int, typer.Option("--seed", metavar="N")] = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+@app.command("verify")
+@click.argument("original", metavar="ORIGINAL")
+@click.argument("compiled", metavar="COMPILED")
+@click.option("--data", metavar="D", help="As for compile (default: seeded random samples).")
+@click.option("--labels", metavar="L", help="Turns agreement into accuracy.")
+@click.option("--layers", is_flag=True, help="Also every layer that both name alike.")
+@click.option("--mean", metavar="M", help="Subtracted from pixels 0..255.")
+@click.option("--std", metavar="S", help="Pixels are divided by it after --mean.")
+@_INPUT_SHAPE
+@click.option("--min-agreement", type=float, metavar="0.99", help="Least share of equal answers (exit 4).")
+@click.option("--min-sqnr", type=float, metavar="20", help="Least SQNR in dB (exit 4).")
+@click.option("--max-drop", type=float, metavar="0.5", help="Most points of accuracy lost (exit 4).")
+@click.option("--threads", type=int, metavar="N", help="Of both runtimes.")
+@click.option("--seed", default=0, metavar="N", help="Of the random samples.")
+@_speech
+def verify_command(
+    original: str, compiled: str, json: bool, quiet: bool, verbose: bool, **given: Any
 ) -> None:
-    """Measure how faithfully COMPILED answers like ORIGINAL, per output and per layer."""
+    """Measure how faithfully COMPILED (.tflite or .onnx) answers like ORIGINAL (.onnx)."""
     from edgecc.options import numbers, shapes
     from edgecc.report.tables import fidelity_tables
-    from edgecc.verify import verify as verify_model
+    from edgecc.verify import verify as verify_files
 
-    found = verify_model(
-        original, compiled, data=data, labels=labels, layers=layers,
-        mean=numbers(mean) if mean else None, std=numbers(std) if std else None,
-        input_shape=shapes(tuple(input_shape)) if input_shape else None,
-        min_agreement=min_agreement, min_sqnr=min_sqnr, max_drop=max_drop, threads=threads, seed=seed,
-    )  # fmt: skip
+    for name, parse in (("mean", numbers), ("std", numbers), ("input_shape", shapes)):
+        given[name] = parse(given[name]) if given[name] else None
+    found = verify_files(original, compiled, **given)
     _Voice(json, quiet, verbose).show(found.to_dict(), lambda: fidelity_tables(found))
 
 
-@app.command()
-def targets(
-    name: Annotated[Optional[str], typer.Argument(metavar="NAME", help="the page of one")] = None,  # noqa: UP045
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+@app.command("targets")
+@click.argument("name", required=False)
+@_speech
+def targets_command(name: str | None, json: bool, quiet: bool, verbose: bool) -> None:
     """List the targets, or show one."""
     from edgecc import catalogue
 
-    voice = _Voice(json, quiet, verbose)
-    if name is None:
-        found = catalogue.targets()
-        voice.show(found, lambda: [catalogue.list_table("targets", found)])
-    else:
-        page = catalogue.target_page(name)
-        voice.show(page, lambda: catalogue.page_lines(page))
+    _catalogue(_Voice(json, quiet, verbose), "targets", catalogue.targets, catalogue.target_page, name)
 
 
-@app.command()
-def passes(
-    name: Annotated[Optional[str], typer.Argument(metavar="NAME", help="the page of one")] = None,  # noqa: UP045
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+@app.command("passes")
+@click.argument("name", required=False)
+@_speech
+def passes_command(name: str | None, json: bool, quiet: bool, verbose: bool) -> None:
     """List the passes, or show one with its options."""
     from edgecc import catalogue
 
-    voice = _Voice(json, quiet, verbose)
-    if name is None:
-        found = catalogue.passes()
-        voice.show(found, lambda: [catalogue.list_table("passes", found)])
-    else:
-        page = catalogue.pass_page(name)
-        voice.show(page, lambda: catalogue.page_lines(page))
+    _catalogue(_Voice(json, quiet, verbose), "passes", catalogue.passes, catalogue.pass_page, name)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from edgecc import __version__
-
-        sys.stdout.write(f"edgecc {__version__}\n")
-        raise typer.Exit
-
-
-@app.callback()
-def _top(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="show it and stop")] = False,
+def _catalogue(
+    voice: _Voice,
+    title: str,
+    every: Callable[[], dict[str, str]],
+    page: Callable[[str], dict[str, Any]],
+    name: str | None,
 ) -> None:
-    pass
+    from edgecc import catalogue
+
+    if name is None:
+        found = every()
+        voice.show(found, lambda: [catalogue.list_table(title, found)])
+        return
+    one = page(name)
+    voice.show(one, lambda: catalogue.page_lines(one))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command; the process ends with the exit code of DESIGN §3."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=words, standalone_mode=True, prog_name="edgecc")
+        app.main(args=words, prog_name="edgecc", standalone_mode=False)
+    except click.ClickException as error:
+        if "--json" in words:
+            _print_json(error_data(UsageError(error.format_message())))
+        error.show()
+        sys.exit(UsageError.exit_code)
     except EdgeccError as error:
         _fail(error, words)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         sys.stderr.write("edgecc: interrupted\n")
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - whatever arrives here is a defect of edgecc, and is said to be one
-        _fail(EdgeccError(f"a defect in edgecc: {type(error).__name__}: {error}", remedy="report it with --verbose"), words)
         if "--verbose" in words:
             traceback.print_exc()
+        cause = f"a defect in edgecc: {type(error).__name__}: {error}"
+        _fail(EdgeccError(cause, remedy="report it, with the output of --verbose"), words)
         sys.exit(EdgeccError.exit_code)
+
+
+def _print_json(data: Any) -> None:
+    sys.stdout.write(jsonlib.dumps(data, indent=1) + "\n")
 
 
 def _fail(error: EdgeccError, words: list[str]) -> None:
     from edgecc.report.terminal import clean
 
     if "--json" in words:
-        sys.stdout.write(jsonlib.dumps(error_data(error), indent=1) + "\n")
+        _print_json(error_data(error))
     lines = [clean(line) for line in str(error).split("\n")]
     sys.stderr.write("edgecc: " + "\n".join(lines) + "\n")
 
