@@ -159,7 +159,7 @@ def _recall_shapes(declared: Mapping[ir.Value, ir.Shape]) -> None:
     """Believes the file where nothing better is known."""
     for value, shape in declared.items():
         if value.shape is None and all(
-            d is None or input_shapes.number(d) or input_shapes.symbol(d) for d in shape.dims
+            d is None or input_shapes.number_of(d) or input_shapes.symbol_of(d) for d in shape.dims
         ):
             value.shape = shape
 

@@ -18,7 +18,7 @@ def bind(model: ir.Model, input_shape: Mapping[str, Sequence[int]]) -> None:
 
     Raises:
         UsageError: no such input, or another rank or number than the model's.
-        ModelError: an input that is no tensor, or a dimension after the first that is neither known nor given.
+        ModelError: an input is no tensor, or a dimension after the first is neither known nor given.
     """
     inputs = {value.name or "": value for value in model.graph.inputs}
     listed = ", ".join(f"{value.name}{_shown(value)}" for value in inputs.values())
@@ -29,12 +29,12 @@ def bind(model: ir.Model, input_shape: Mapping[str, Sequence[int]]) -> None:
         _bind_one(inputs[name], [int(d) for d in shape], numbers)
     for value in (*inputs.values(), *model.graph.outputs, *shapes.node_outputs(model.graph)):
         if value.shape is not None:  # a symbol that got a number has it everywhere
-            dims = [d if isinstance(d, int) else numbers.get(symbol(d) or "", d) for d in value.shape.dims]
+            dims = [d if isinstance(d, int) else numbers.get(symbol_of(d) or "", d) for d in value.shape.dims]
             value.shape = ir.Shape(dims)
     for name, value in inputs.items():
         if not isinstance(value.type, ir.TensorType):
             raise ModelError("the input is not a tensor, or has no type", node=name)
-        unknown = value.shape is None or any(number(d) is None for d in value.shape.dims[1:])
+        unknown = value.shape is None or any(number_of(d) is None for d in value.shape.dims[1:])
         if unknown:
             wish = "NxCxHxW" if value.shape is None else "x".join(_wish(d) for d in value.shape.dims)
             raise ModelError(
@@ -53,10 +53,10 @@ def _bind_one(value: ir.Value, shape: list[int], numbers: dict[str, int]) -> Non
         if len(shape) != len(value.shape):
             raise UsageError(f"the input has the shape {_shown(value)}, not {shape}", node=name)
         for dim, given in zip(value.shape.dims, shape, strict=True):
-            symbol = symbol(dim)
+            symbol = symbol_of(dim)
             if symbol is not None and numbers.setdefault(symbol, given) != given:
                 raise UsageError(f"{symbol} cannot be both {numbers[symbol]} and {given}", node=name)
-            if number(dim) not in (None, given):
+            if number_of(dim) not in (None, given):
                 raise UsageError(f"the input has the fixed shape {_shown(value)}, not {shape}", node=name)
     value.shape = ir.Shape(shape)
 
@@ -64,20 +64,20 @@ def _bind_one(value: ir.Value, shape: list[int], numbers: dict[str, int]) -> Non
 def _name_batch(inputs: list[ir.Value]) -> None:
     """One symbol for all first dimensions that are unknown: the name that the file has, else `batch`."""
     first = {value: value.shape.dims[0] for value in inputs if value.shape}
-    unknown = [value for value, dim in first.items() if number(dim) is None]
-    names = {symbol for value in unknown if (symbol := symbol(first[value])) is not None}
+    unknown = [value for value, dim in first.items() if number_of(dim) is None]
+    names = {symbol for value in unknown if (symbol := symbol_of(first[value])) is not None}
     default = next(iter(names)) if len(names) == 1 else "batch"
     for value in unknown:
         assert value.shape is not None
-        value.shape = ir.Shape([symbol(first[value]) or default, *value.shape.dims[1:]])
+        value.shape = ir.Shape([symbol_of(first[value]) or default, *value.shape.dims[1:]])
 
 
-def number(dim: int | ir.SymbolicDim) -> int | None:
+def number_of(dim: int | ir.SymbolicDim) -> int | None:
     """A fixed dimension. Some exporters write -1 or 0 for what they do not know."""
     return dim if isinstance(dim, int) and dim > 0 else None
 
 
-def symbol(dim: int | ir.SymbolicDim) -> str | None:
+def symbol_of(dim: int | ir.SymbolicDim) -> str | None:
     """A name that means the same number wherever it stands, unlike `?` and tf2onnx's `unk__1`."""
     name = None if isinstance(dim, int) else dim.value
     return name if name and name[0].isidentifier() and not name.startswith("unk__") else None
@@ -86,8 +86,8 @@ def symbol(dim: int | ir.SymbolicDim) -> str | None:
 def _shown(value: ir.Value) -> str:
     if value.shape is None:
         return "[unknown rank]"
-    return f"[{', '.join(str(number(d) or symbol(d) or '?') for d in value.shape.dims)}]"
+    return f"[{', '.join(str(number_of(d) or symbol_of(d) or '?') for d in value.shape.dims)}]"
 
 
 def _wish(dim: int | ir.SymbolicDim) -> str:
-    return str(number(dim) or symbol(dim) or "?")
+    return str(number_of(dim) or symbol_of(dim) or "?")
