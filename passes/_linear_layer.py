@@ -136,8 +136,11 @@ def layer_that_computes(value: ir.Value) -> Layer | str | None:
 def layer_that_reads(value: ir.Value) -> Layer | str | None:
     """The one layer that reads `value` as its data; the reason if it is no such layer; None if it is none."""
     node = ir.single_consumer(value)
+    producer = value.producer()
     if node is None or not rw.is_op(node, *LINEAR) or node.inputs[0] is not value:
         return None
+    if producer is None or producer.graph is not node.graph:
+        return f"{ir.label(node)} stands in a branch or a loop"
     return _layer(node, None)
 
 

@@ -146,6 +146,7 @@ _GELU: dict[str, tuple[str, dict[int, float]]] = {
     "Tanh": ("tanh", {1: math.sqrt(2 / math.pi), 3: math.sqrt(2 / math.pi) * 0.044715}),
 }
 _NOT_GELU = "the terms inside its erf or tanh are not those of Gelu"
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 _CLAMPS = ("Relu", "Clip", "Min", "Max")
 
 
@@ -184,7 +185,7 @@ def _merge_clamps(graph: ir.Graph, node: ir.Node, tally: rw.Tally) -> None:
     """Writes a clamp as Relu or Clip, merged with the clamp before it."""
     source, out = _operand(node), node.outputs[0]
     bounds = _bounds(node)
-    if source is None or bounds is None or out.dtype is None or not out.dtype.is_floating_point():
+    if source is None or bounds is None or out.dtype not in _FLOATS:
         return
     if ir.dims(source) != ir.dims(out):
         return tally.refuse(node, "its constant changes the shape")

@@ -88,7 +88,8 @@ def test_equal_nodes_are_shared(parse: Any, rewrite: Any) -> None:
 
 
 def test_equal_outputs_keep_both_names(parse: Any, rewrite: Any) -> None:
-    text = "g (float[1,3] x) => (float[1,3] y, float[1,3] z, float[1,3] v) { y = Relu(x) z = Relu(x) v = Relu(x) }"
+    outputs = "float[1,3] y, float[1,3] z, float[1,3] v"
+    text = f"g (float[1,3] x) => ({outputs}) {{ y = Relu(x) z = Relu(x) v = Relu(x) }}"
     result = rewrite(parse(text, 21), CleanUp(), CleanUp())
     assert [v.name for v in result.model.graph.outputs] == ["y", "z", "v"]
     assert sum("Relu" in line for line in result.lines) == 1

@@ -28,7 +28,8 @@ BN = "BatchNormalization(c, gamma, beta, mean, var)"
 @pytest.mark.parametrize(
     ("layer", "weights", "after"),
     [
-        ("Conv<pads = [1, 1, 1, 1]>(x, w)", {"w": (6, 4, 3, 3)}, "y = Conv <pads: ints = [1, 1, 1, 1]> (x, w, y_bias)"),
+        ("Conv<pads = [1, 1, 1, 1]>(x, w)", {"w": (6, 4, 3, 3)},
+         "y = Conv <pads: ints = [1, 1, 1, 1]> (x, w, y_bias)"),
         ("Conv<group = 2, pads = [1, 1, 1, 1]>(x, w, b)", {"w": (6, 2, 3, 3), "b": (6,)},
          "y = Conv <group: int = 2, pads: ints = [1, 1, 1, 1]> (x, w, b)"),
         ("ConvTranspose<pads = [1, 1, 1, 1]>(x, w, b)", {"w": (4, 6, 3, 3), "b": (6,)},
@@ -171,6 +172,12 @@ NEAR_MISSES: dict[str, tuple[str, str]] = {
     "infinite": (
         "g (float[1,6,5,5] x) => (float[1,6,3,3] y) { c = Conv(x, w) y = Div(c, zero) }",
         "would not be finite",
+    ),
+    "in a branch": (
+        f"""g (float[1,6,5,5] c, bool k) => (float[1,6,3,3] y) {{ n = {BN}
+            y = If (k) < then_branch = a () => (float[1,6,3,3] t) {{ t = Conv(n, w) }},
+                         else_branch = b () => (float[1,6,3,3] e) {{ e = Conv(c, w) }} > }}""",
+        "stands in a branch or a loop",
     ),
     "transposed convolution": (
         f"g (float[1,6,5,5] c) => (float[1,6,7,7] y) {{ n = {BN} y = ConvTranspose(n, w) }}",

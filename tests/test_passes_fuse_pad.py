@@ -35,7 +35,8 @@ def _parse(parse: Any, body: str) -> Any:
          "y = Conv <pads: ints = [1, 1, 2, 3]> (x, w)"),
         ("p = Pad(x, two, nought, axes) y = Conv(p, w)", "y = Conv <pads: ints = [0, 1, 0, 2]> (x, w)"),
         ("p = Pad(x, even) y = AveragePool<kernel_shape = [3, 3]>(p)",
-         "y = AveragePool <kernel_shape: ints = [3, 3], pads: ints = [1, 1, 1, 1], count_include_pad: int = 1> (x)"),
+         "y = AveragePool <kernel_shape: ints = [3, 3], pads: ints = [1, 1, 1, 1],"
+         " count_include_pad: int = 1> (x)"),
         ("p = Pad(x, even, lowest) y = MaxPool<kernel_shape = [3, 3]>(p)",
          "y = MaxPool <kernel_shape: ints = [3, 3], pads: ints = [1, 1, 1, 1]> (x)"),
     ],

@@ -48,8 +48,7 @@ def test_consecutive_reshapes_merge(parse: Any, rewrite: Any) -> None:
     result = rewrite(
         _parse(parse, "a = Flatten(x) b = Reshape(a, whole) y = Reshape(b, square)"), SimplifyReshapes()
     )
-    assert result.lines == ["y = Reshape (x, y_shape)"]
-    assert result.constant("y_shape").tolist() == [-1, 2, 3]
+    assert result.lines == ["y = Reshape (x, square)"]
 
 
 def test_reshapes_that_cancel_go(parse: Any, rewrite: Any) -> None:
@@ -71,10 +70,9 @@ def test_a_softmax_over_more_than_the_last_axis_keeps_them(parse: Any, rewrite: 
 
 
 def test_a_value_that_others_read_stays_between(parse: Any, rewrite: Any) -> None:
-    result = rewrite(
-        _parse(parse, "a = Flatten(x) b = Relu(a) c = Reshape(a, square) y = Flatten(c)"), SimplifyReshapes()
-    )
-    assert result.lines[0] == "a = Reshape (x, a_shape)"
+    body = "a = Flatten(x) z = Relu(a) y = Reshape(a, square)"
+    result = rewrite(_parse(parse, body, out="float[] y, float[] z"), SimplifyReshapes())
+    assert result.lines == ["a = Reshape (x, a_shape)", "z = Relu (a)", "y = Reshape (a, square)"]
 
 
 @pytest.mark.parametrize("batch", [1, 3])
