@@ -90,7 +90,9 @@ def check_limits(
         missed.append(f"agreement is {fidelity.agreement:.2%}, at least {min_agreement:.2%} is asked for")
     if min_sqnr is not None and fidelity.sqnr_db < min_sqnr:
         missed.append(f"SQNR is {fidelity.sqnr_db:.2f} dB, at least {min_sqnr:g} dB is asked for")
-    if max_drop is not None and fidelity.drop is not None and fidelity.drop > max_drop + 1e-9:  # 91.5 - 91 is not exactly 0.5
+    if (
+        max_drop is not None and fidelity.drop is not None and fidelity.drop > max_drop + 1e-9
+    ):  # 91.5 - 91 is not exactly 0.5
         kind = "accuracy" if fidelity.accuracy is not None else "agreement"
         missed.append(f"{fidelity.drop:.2f} points of {kind} are lost, at most {max_drop:g} are allowed")
     if missed:

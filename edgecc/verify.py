@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -72,11 +73,11 @@ def compare_all(
     labels: Array | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Fidelity]:
-    """Runs every candidate on every sample, once, in bounded memory.
+    """Runs every candidate on every sample, once, in bounded memory; all of them at the same time.
 
     Args:
         reference: the original, or its answers to the samples of `dataset`, in order.
-        candidates: by any key.
+        candidates: by any key; one thread each is fastest where there are several.
         dataset: samples in the ONNX layout.
         classes: outputs whose argmax on the last axis is the answer (see `class_outputs`).
         labels: (rows,) integers, one a row of each sample's batch, in order; None: the dataset's, if any.
@@ -93,36 +94,27 @@ def compare_all(
             remedy="leave the labels out",
         )
     sums: dict[str, dict[str, Accumulator]] = {key: {} for key in candidates}
+    cached = iter(reference) if isinstance(reference, Iterable) else None
     samples = rows = 0
-    for feeds, wanted in _pairs(reference, dataset):
-        own = _labels_of(labels, rows, wanted, classes)
-        rows += 0 if own is None else len(own)
-        for key, runner in candidates.items():
-            _add(sums[key], wanted, runner.run(feeds), classes, own)
-        samples += 1
-        if progress:
-            progress(samples)
+    with ThreadPoolExecutor(max(1, len(candidates))) as pool:  # both runtimes let go of Python's lock
+        for feeds in dataset:
+            pending = [pool.submit(runner.run, feeds) for runner in candidates.values()]
+            wanted = next(cached, None) if cached is not None else cast(Runner, reference).run(feeds)
+            if wanted is None:
+                raise UsageError("there are fewer answers of the reference than samples")
+            own = _labels_of(labels, rows, wanted, classes)
+            rows += 0 if own is None else len(own)
+            for per_output, answer in zip(sums.values(), pending, strict=True):
+                _add(per_output, wanted, answer.result(), classes, own)
+            samples += 1
+            if progress:
+                progress(samples)
     if not samples:
         raise UsageError("there is no sample to compare the artifact on", node=dataset.description)
     return {
         key: Fidelity(tuple(s.result() for s in per_output.values()), samples, dataset.description)
         for key, per_output in sums.items()
     }
-
-
-def _pairs(
-    reference: Runner | Iterable[Answers], dataset: Dataset
-) -> Iterator[tuple[dict[str, Array], Answers]]:
-    if not isinstance(reference, Iterable):
-        for feeds in dataset:
-            yield feeds, reference.run(feeds)
-        return
-    cached = iter(reference)
-    for feeds in dataset:
-        wanted = next(cached, None)
-        if wanted is None:
-            raise UsageError("there are fewer answers of the reference than samples")
-        yield feeds, wanted
 
 
 def _labels_of(labels: Array | None, start: int, wanted: Answers, classes: Collection[str]) -> Array | None:
@@ -182,7 +174,8 @@ def verify(
         mean, std: normalisation of the data.
         input_shape: binds symbolic dimensions of the original.
         classes: names of the outputs that are scores of classes; None: found in the graph.
-        precision, min_agreement, min_sqnr, max_drop: limits, as in `check_limits`.
+        precision: of the compiled file; None: what its metadata says.
+        min_agreement, min_sqnr, max_drop: limits, as in `check_limits`.
         threads: of both runtimes; None: each runtime's own choice.
         seed: of the random samples.
         progress: called with the number of samples done.
@@ -211,7 +204,7 @@ def verify(
     name = str(compiled) if isinstance(compiled, (str, Path)) else None
     check_limits(
         fidelity,
-        precision=precision,
+        precision=precision or getattr(candidate, "precision", None),
         min_agreement=min_agreement,
         min_sqnr=min_sqnr,
         max_drop=max_drop,

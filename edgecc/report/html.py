@@ -18,8 +18,8 @@ from edgecc.report.terminal import clean
 
 Figure = dict[str, Any]
 
-# Colours that people with the common kinds of colour blindness tell apart: Okabe and Ito, "Color Universal Design",
-# 2008. A kernel keeps its colour in all charts of a page.
+# Colours that people with the common kinds of colour blindness tell apart (Okabe and Ito, "Color Universal
+# Design", 2008). A kernel keeps its colour in all charts of a page.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8f8f8f")
 
 

@@ -71,6 +71,12 @@ class LiteRtRunner:
             pairs = [(own_port(d), i) for i, d in enumerate(details)]
         return tuple(Bound(port, details[i]["index"], dtypes[i]) for port, i in pairs)
 
+    @property
+    def precision(self) -> str | None:
+        """What edgecc recorded in the file; None for files that it did not make."""
+        found = self._facts.get("precision")
+        return None if found is None else str(found)
+
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Runs once; resizes inputs whose fed shape differs from the current one (a symbolic batch).
 
