@@ -254,7 +254,7 @@ def _serialize(model: ir.Model, extra_outputs: Sequence[str]) -> _Serialized:
         if tensor.dtype == ir.DataType.STRING or tensor.dtype.bitwidth < 8 or tensor.nbytes < _BESIDE_BYTES:
             continue
         array = tensor.numpy()
-        if array.dtype.name not in _NUMPY_NAMES.values():  # bfloat16, float8: stay in the protobuf
+        if array.dtype.isbuiltin != 1:  # bfloat16, float8: stay in the protobuf
             continue
         beside[name] = np.require(array, requirements=["C", "ALIGNED"])
         value.const_value = ir.ExternalTensor(
