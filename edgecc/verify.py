@@ -176,7 +176,7 @@ def verify(
         classes: names of the outputs that are scores of classes; None: found in the graph.
         precision: of the compiled file; None: what its metadata says.
         min_agreement, min_sqnr, max_drop: limits, as in `check_limits`.
-        threads: of both runtimes; None: each runtime's own choice.
+        threads: of each of the two runtimes, which run at the same time; None: one.
         seed: of the random samples.
         progress: called with the number of samples done.
 
@@ -194,6 +194,7 @@ def verify(
         dataset = random_samples(model, RANDOM_SAMPLES, seed)
     else:
         dataset = open_dataset(data, input_specs(model), labels=labels, mean=mean, std=std)
+    threads = threads or 1  # the two run side by side
     reference = OrtRunner.from_model(model, threads=threads)
     candidate = open_candidate(compiled, like=reference, threads=threads)
     found = class_outputs(model) if classes is None else classes

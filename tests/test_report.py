@@ -250,7 +250,8 @@ def test_sizes(value: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0123, "12.3 µs"), (0.5, "500 µs"), (5.716, "5.72 ms"), (1234.5, "1234 ms")]
+    ("value", "text"),
+    [(0.0123, "12.3 µs"), (0.5, "500 µs"), (5.716, "5.72 ms"), (1234.5, "1.23 s"), (0, "0 µs")],
 )
 def test_times(value: Any, text: str) -> None:
     assert tables.milliseconds(value) == text

@@ -138,13 +138,13 @@ def kernel_figure(profile: Profile, colours: Mapping[str, str]) -> Figure:
         "orientation": "h",
         "y": labels,
         "x": [round(us, 3) for _, us in sums],
-        "text": [f"{us:.3g} µs" for _, us in sums],
+        "text": [tables.milliseconds(us / 1e3) for _, us in sums],
         "textposition": "outside",
         "cliponaxis": False,
         "hovertemplate": "%{y}<br>%{x:.1f} µs<extra></extra>",
         "marker": {"color": [colours[kind] for kind, _ in sums]},
     }
-    limit = 1.25 * max((us for _, us in sums), default=1.0) or 1.0
+    limit = 1.3 * max((us for _, us in sums), default=1.0) or 1.0
     axes = {
         "xaxis": {"title": {"text": "µs, all operators of a kernel"}, "range": [0, limit]},
         "yaxis": {"automargin": True, "showgrid": False},

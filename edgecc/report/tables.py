@@ -144,14 +144,10 @@ def conditions(profile: Profile) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Three significant digits, in µs below 1 ms."""
-    return (
-        f"{value:.3g} ms"
-        if 1 <= value < 1000
-        else f"{value:.0f} ms"
-        if value >= 1
-        else f"{1e3 * value:.3g} µs"
-    )
+    """Three significant digits, in the unit that suits: µs below 1 ms, seconds from 1000 ms."""
+    if value < 1:
+        return f"{1e3 * value:.3g} µs"
+    return f"{value:.3g} ms" if value < 999.5 else f"{value / 1e3:.3g} s"
 
 
 def size_text(value: int | None) -> str:
