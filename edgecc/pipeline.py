@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +16,6 @@ from edgecc import ir
 from edgecc.errors import EdgeccError, PassError
 
 if TYPE_CHECKING:
-    from edgecc.calibration.dataset import Dataset
     from edgecc.quant.plan import QuantPlan
     from edgecc.target import Target
 
@@ -45,7 +45,7 @@ class PassContext:
     """What a pass may need beyond the graph.
 
     Attributes:
-        data: calibration samples, in the ONNX layout.
+        data: calibration samples in the ONNX layout, in any form that `open_dataset` takes; passes get a Dataset.
         target: the device compiled for.
         plan: the quantization plan, already specialised for one runtime.
         seed: of every random choice.
@@ -54,7 +54,7 @@ class PassContext:
         progress: called with (pass name, index, count) before each pass.
     """
 
-    data: Dataset | None = None
+    data: Any = None
     target: Target | None = None
     plan: QuantPlan | None = None
     seed: int = 0
@@ -118,7 +118,7 @@ class Pipeline:
         Raises:
             PassError: a pass failed, left an invalid graph, or is exact and changed the answers.
         """
-        ctx = ctx or PassContext()
+        ctx = _with_dataset(ctx or PassContext(), model)
         original, model, log = model, model.clone(), PipelineLog()
         reference: dict[str, ir.Array] | None = None
         feeds: dict[str, ir.Array] | None = None
@@ -160,7 +160,7 @@ class Pipeline:
         try:
             result = step.apply(model, ctx)
             if result.rewritten:
-                _drop_unread_constants(model.graph)
+                _tidy(model.graph)
                 validate(model)
                 infer_shapes(model)
         except EdgeccError:
@@ -172,6 +172,18 @@ class Pipeline:
                 remedy=f"report this, and compile with --skip-pass {step.name} meanwhile",
             ) from error
         return result
+
+
+def _with_dataset(ctx: PassContext, model: ir.Model) -> PassContext:
+    if ctx.data is None:
+        return ctx
+    from edgecc.calibration.dataset import Dataset, input_specs, open_dataset
+
+    return (
+        ctx
+        if isinstance(ctx.data, Dataset)
+        else replace(ctx, data=open_dataset(ctx.data, input_specs(model)))
+    )
 
 
 def infer_shapes(model: ir.Model) -> None:
@@ -194,7 +206,9 @@ def validate(model: ir.Model) -> None:
     for node in model.graph:
         for value in node.inputs:
             if value is not None and value not in known:
-                raise ValueError(f"node {ir.label(node)} reads {value.name}, which nothing before it computes")
+                raise ValueError(
+                    f"node {ir.label(node)} reads {value.name}, which nothing before it computes"
+                )
         for out in node.outputs:
             if out.name and out.name in names:
                 raise ValueError(f"two values are called {out.name}")
@@ -205,11 +219,18 @@ def validate(model: ir.Model) -> None:
             raise ValueError(f"nothing computes the output {out.name}")
 
 
-def _drop_unread_constants(graph: ir.Graph) -> None:
-    """Constants that a pass replaced: a file would carry them along, and runtimes complain."""
+def _tidy(graph: ir.Graph) -> None:
+    """Drops constants that a pass replaced, and tells nodes of one name apart: ONNX Runtime refuses both."""
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]
+    taken: set[str] = set()
+    for node in graph:
+        if node.name in taken:
+            count = next(i for i in itertools.count(1) if f"{node.name}_{i}" not in taken)
+            node.name = f"{node.name}_{count}"
+        if node.name:
+            taken.add(node.name)
 
 
 def relative_error(reference: ir.Array, other: ir.Array) -> float:
