@@ -97,9 +97,9 @@ def test_import_is_quick(shared: Path) -> None:
 
 
 def _seconds(path: Path) -> float:
-    started = time.perf_counter()
+    started = time.process_time()
     importer.load(path)
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 RELU = "g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }"
