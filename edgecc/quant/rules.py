@@ -163,7 +163,7 @@ RULES: Mapping[str, Rule] = {
     "Exp": Rule(OWN, None),
     "Sigmoid": Rule(Column("fixed", _SIGMOID), Column("fixed", _SIGMOID)),
     "Tanh": Rule(Column("fixed", _TANH), None),
-    "Softmax": Rule(Column("fixed", _SIGMOID, _last_axis), Column("fixed", _SIGMOID)),
+    "Softmax": Rule(Column("fixed", _SIGMOID), Column("fixed", _SIGMOID)),  # TFLite: the layout puts the axis last
     "LogSoftmax": Rule(Column("fixed", _LOG_SOFTMAX, _last_axis), None),
     "LpNormalization": Rule(Column("fixed", _TANH, _last_axis), None),
     # pooling and reductions

@@ -216,6 +216,19 @@ class Builder:
         self._stored[value] = index
         return index
 
+    def demand_scale(self, scale: float, zero_point: int, position: int = 0) -> None:
+        """Leaves a quantized site to real arithmetic unless its result has the scale that the int8 kernel demands.
+
+        Raises:
+            NeedsFloat: it has another.
+        """
+        assert self.site is not None
+        quant = self.site.outputs[position].quant
+        if self.quantized and quant is not None and quant.dtype == "int8":
+            given = float(quant.scale[0]), int(quant.zero_point[0])
+            if given != (scale, zero_point):
+                raise NeedsFloat
+
     def alias(self, index: int, position: int = 0) -> None:
         """The site does no work: its result is the tensor `index`, under the name that this has already."""
         assert self.site is not None

@@ -20,6 +20,9 @@ _UNARY = {
     "Not": "LOGICAL_NOT", "Round": "ROUND", "Sign": "SIGN", "Sin": "SIN", "Sqrt": "SQRT",
 }  # fmt: skip
 
+# Result scale and zero point that an int8 kernel demands (TFLite quantization specification).
+_FIXED_INT8 = {"Sigmoid": (1 / 256, -128), "Tanh": (1 / 128, 0)}
+
 # ONNX operator -> (TFLite operator, has a fused activation), by whether the kernel takes int8.
 _BINARY_INT8 = {"Add": ("ADD", True), "Sub": ("SUB", True), "Mul": ("MUL", True)}
 _BINARY = {
@@ -33,6 +36,8 @@ _VARIADIC_INT8 = {"Max": "MAXIMUM", "Min": "MINIMUM"}
 @lowers(*_UNARY_INT8, int8=True)
 def unary_int8(site: Site, b: Builder) -> None:
     """One kernel, in whatever order its operand has."""
+    if site.op_type in _FIXED_INT8:
+        b.demand_scale(*_FIXED_INT8[site.op_type])
     _unary(site, b, _UNARY_INT8[site.op_type])
 
 

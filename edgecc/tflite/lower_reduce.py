@@ -55,6 +55,7 @@ def _source_order(result: tuple[int, ...], axes: tuple[int, ...], rank: int, kee
 @lowers("Softmax", int8=True)
 def softmax(site: Site, b: Builder) -> None:
     """SOFTMAX along the last axis; along another one between two transposes."""
+    b.demand_scale(1 / 256, -128)
     _along_last_axis(site, b, "SOFTMAX", {"beta": 1.0})
 
 
