@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -216,14 +215,3 @@ class Accumulator:
             reference_accuracy=self.reference_right / self.labelled if self.labelled else None,
             nonfinite=self.nonfinite,
         )
-
-
-def summary(fidelity: Fidelity) -> Mapping[str, str]:
-    """The figures of the whole in words, in the order in which a reader wants them."""
-    rows = {"SQNR": f"{fidelity.sqnr_db:.1f} dB" if fidelity.sqnr_db < MAX_SQNR_DB else "equal"}
-    if fidelity.agreement is not None:
-        rows["agreement"] = f"{fidelity.agreement:.2%}"
-    if fidelity.accuracy is not None and fidelity.reference_accuracy is not None:
-        rows["accuracy"] = f"{fidelity.accuracy:.2%} (original {fidelity.reference_accuracy:.2%})"
-    rows["largest error"] = f"{fidelity.max_abs_error:.3g} ({fidelity.relative_error:.2%} of the range)"
-    return rows

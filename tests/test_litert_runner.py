@@ -100,6 +100,10 @@ def test_metadata_is_read_and_damage_is_an_error(artifact: Artifact) -> None:
     damaged = artifact.data.replace(b'"inputs":', b'"inputs"!:'[:9])
     with pytest.raises(ModelError, match="metadata"):
         read_metadata(damaged)
+    twisted = artifact.data.replace(b'"permutation":[0,2,3,1]', b'"permutation":[0,2,3,9]')
+    assert twisted != artifact.data
+    with pytest.raises(ModelError, match="no permutation of the axes of x"):
+        LiteRtRunner(twisted)
 
 
 def test_tensors_are_matched_by_name_position_then_shape() -> None:

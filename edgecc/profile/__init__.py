@@ -68,11 +68,6 @@ class Profile:
     tier: str = MEASURED_HERE
     notes: tuple[str, ...] = ()
 
-    @property
-    def by_type(self) -> dict[str, float]:
-        """Microseconds of all operators of a type, the slowest first."""
-        return time_by_type(self.operators)
-
     def table(self, limit: int | None = 20) -> str:
         """The figures as plain text: one line for the whole, then the slowest operators."""
         from edgecc.report.tables import profile_lines

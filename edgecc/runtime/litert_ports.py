@@ -87,7 +87,7 @@ def read_metadata(data: bytes) -> dict[str, Any]:
             holder = buffers + 4 * (u32(number) if number else 0)
             start, length = vector(holder + u32(holder), 0)
             facts = json.loads(data[start : start + length])
-            if not isinstance(facts, dict):
+            if not isinstance(facts, dict) or not isinstance(facts.get("layouts", {}), dict):
                 raise ValueError("not a JSON object")
             return facts
     except (struct.error, ValueError) as error:
@@ -102,6 +102,8 @@ def port_from_json(fields: Mapping[str, Any]) -> Port:
         TypeError, ValueError, KeyError: it is damaged.
     """
     order = fields.get("permutation")
+    if order is not None and sorted(order) != list(range(len(fields["onnx_shape"]))):
+        raise ValueError(f"{order} is no permutation of the axes of {fields['name']}")
     return Port(
         name=str(fields["name"]),
         onnx_shape=tuple(fields["onnx_shape"]),
