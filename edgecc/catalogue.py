@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from edgecc import registry
-from edgecc.report.tables import Table
+from edgecc.report.terminal import Table
 from edgecc.target import target
 
 
@@ -45,7 +45,9 @@ def pass_page(name: str) -> dict[str, Any]:
     options = {f.name: f"{f.type}, default {f.default}" for f in dataclasses.fields(kind)}
     return {
         "name": name,
-        "kind": "exact: the same function up to float rounding" if kind.exact else "approximate: its loss is measured",
+        "kind": "exact: the same function up to float rounding"
+        if kind.exact
+        else "approximate: its loss is measured",
         "does": inspect.getdoc(kind) or "",
         "options": options,
     }
@@ -67,7 +69,10 @@ def page_lines(page: dict[str, Any]) -> list[str]:
             lines.append(f"{key}:")
             lines += [f"  {_inline(item)}" for item in value]
         else:
-            lines += [f"{key}: {line}" if i == 0 else f"  {line}" for i, line in enumerate(_inline(value).split("\n"))]
+            lines += [
+                f"{key}: {line}" if i == 0 else f"  {line}"
+                for i, line in enumerate(_inline(value).split("\n"))
+            ]
     return lines
 
 

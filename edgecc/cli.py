@@ -5,7 +5,8 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ _INPUT_SHAPE = click.option(
     "--input-shape", multiple=True, metavar="NAME=1x3x224x224", help="Binds symbolic dimensions (repeatable)."
 )
 
+
 @dataclass(frozen=True)
 class _Voice:
     """How a command speaks: a table of rows for people, JSON for programs, or not at all."""
@@ -45,12 +47,25 @@ class _Voice:
     quiet: bool
     verbose: bool
 
-    def say(self, text: str) -> None:
-        """A line of progress, on standard error."""
-        if not self.quiet and not self.json:
-            from edgecc.report.terminal import clean
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[str], None]]:
+        """Tells of each stage on standard error: a bar that vanishes on a terminal, plain lines elsewhere."""
+        if self.quiet or self.json:
+            yield lambda stage: None
+            return
+        from edgecc.report.terminal import clean
 
-            sys.stderr.write(clean(text) + "\n")
+        if not sys.stderr.isatty():
+            yield lambda stage: click.echo(clean(stage), err=True)
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+        # Drawn seldom: what is timed meanwhile should not notice.
+        with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda stage: bar.update(task, description=clean(stage))
 
     def show(self, data: Any, tables: Callable[[], list[Any]]) -> None:
         """The result: `data` as JSON, else `tables()`."""
@@ -66,9 +81,9 @@ class _Voice:
 
 def _compile_options(command: Callable[..., None]) -> Callable[..., None]:
     """An option for every field of `CompileOptions`."""
-    command = click.option("--config", metavar="edgecc.toml", help="Options from a file; those given here win.")(
-        command
-    )
+    command = click.option(
+        "--config", metavar="edgecc.toml", help="Options from a file; those given here win."
+    )(command)
     for each in reversed(fields(CompileOptions)):
         facts = each.metadata
         names = [f"--{flag(each.name)}", *(["-o"] if each.name == "output" else []), each.name]
@@ -93,21 +108,29 @@ def compile_command(**given: Any) -> None:
     words = {name: value for name, value in given.items() if value not in (None, False, ())}
     if config is not None:
         words = {**read_config(Path(config)), **words}
-    make_options(words)  # wrong words are told before anything is loaded
-    from edgecc.compile import compile as compile_model
+    options = make_options(words)  # wrong words are told before anything is loaded
+    from edgecc.compile import compile_with
 
-    result = compile_model(model, progress=voice.say, **words)
+    with voice.progress() as progress:
+        result = compile_with(model, options, progress)
     files = {form: str(artifact.path) for form, artifact in result.artifacts.items()}
     data = {**result.report.to_dict(), "output": str(result.output), "files": files} if voice.json else None
 
     def tables() -> list[Any]:
         from edgecc.report.tables import pass_table, report_tables
 
-        items = [*result.report.warnings, *report_tables(result.report)]
+        said = [f"warning: {text}" for text in result.report.warnings]
+        items = [*said, *(item for item in report_tables(result.report) if item not in said)]
         if voice.verbose:
             items.append(pass_table(result.report))
-            items += [f"{p.name} left {r.node} alone: {r.reason}" for p in result.report.passes for r in p.refused]
-        return [*items, *(f"wrote {path}" for path in files.values()), f"wrote {result.output / 'report.html'}"]
+            items += [
+                f"{p.name} left {r.node} alone: {r.reason}" for p in result.report.passes for r in p.refused
+            ]
+        return [
+            *items,
+            *(f"wrote {path}" for path in files.values()),
+            f"wrote {result.output / 'report.html'}",
+        ]
 
     voice.show(data, tables)
 
@@ -118,7 +141,13 @@ def compile_command(**given: Any) -> None:
 @_INPUT_SHAPE
 @_speech
 def inspect_command(
-    model: str, target: tuple[str, ...], input_shape: tuple[str, ...], json: bool, quiet: bool, verbose: bool
+    *,
+    model: str,
+    target: tuple[str, ...],
+    input_shape: tuple[str, ...],
+    json: bool,
+    quiet: bool,
+    verbose: bool,
 ) -> None:
     """Show operators, parameters, MACs, memory, and what a target can run of MODEL."""
     from edgecc.inspect import inspect_model, inspection_tables
@@ -137,7 +166,15 @@ def inspect_command(
 @click.option("--runs", type=int, metavar="N", help="Timed runs (default: as many as fit).")
 @_speech
 def profile_command(
-    model: str, target: str, device: str, threads: int, runs: int | None, json: bool, quiet: bool, verbose: bool
+    *,
+    model: str,
+    target: str,
+    device: str,
+    threads: int,
+    runs: int | None,
+    json: bool,
+    quiet: bool,
+    verbose: bool,
 ) -> None:
     """Measure MODEL (.onnx or .tflite) per operator on this machine."""
     from edgecc.target import target as find_target
@@ -166,23 +203,21 @@ def profile_command(
 @click.option("--mean", metavar="M", help="Subtracted from pixels 0..255.")
 @click.option("--std", metavar="S", help="Pixels are divided by it after --mean.")
 @_INPUT_SHAPE
-@click.option("--min-agreement", type=float, metavar="0.99", help="Least share of equal answers (exit 4).")
-@click.option("--min-sqnr", type=float, metavar="20", help="Least SQNR in dB (exit 4).")
-@click.option("--max-drop", type=float, metavar="0.5", help="Most points of accuracy lost (exit 4).")
-@click.option("--threads", type=int, metavar="N", help="Of both runtimes.")
-@click.option("--seed", default=0, metavar="N", help="Of the random samples.")
+@click.option("--min-agreement", metavar="0.99", help="Least share of equal answers (exit 4).")
+@click.option("--min-sqnr", metavar="20", help="Least SQNR in dB (exit 4).")
+@click.option("--max-drop", metavar="0.5", help="Most points of accuracy lost (exit 4).")
+@click.option("--threads", metavar="N", help="Of both runtimes.")
+@click.option("--seed", metavar="N", help="Of the random samples.")
 @_speech
 def verify_command(
-    original: str, compiled: str, json: bool, quiet: bool, verbose: bool, **given: Any
+    *, original: str, compiled: str, layers: bool, json: bool, quiet: bool, verbose: bool, **given: Any
 ) -> None:
     """Measure how faithfully COMPILED (.tflite or .onnx) answers like ORIGINAL (.onnx)."""
-    from edgecc.options import numbers, shapes
+    words = make_options({name: value for name, value in given.items() if value not in (None, ())})
     from edgecc.report.tables import fidelity_tables
     from edgecc.verify import verify as verify_files
 
-    for name, parse in (("mean", numbers), ("std", numbers), ("input_shape", shapes)):
-        given[name] = parse(given[name]) if given[name] else None
-    found = verify_files(original, compiled, **given)
+    found = verify_files(original, compiled, layers=layers, **{name: getattr(words, name) for name in given})
     _Voice(json, quiet, verbose).show(found.to_dict(), lambda: fidelity_tables(found))
 
 

@@ -1,4 +1,4 @@
-"""The straight line: model in, passes, plan, one artifact a format, verified, measured, reported (DESIGN §1)."""
+"""The straight line: model in, passes, plan, one artifact a format, measured, reported (DESIGN §1)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from edgecc import ir, output
+from edgecc import ir, output, resolve
 from edgecc.artifact import Artifact
-from edgecc.errors import BudgetError, EdgeccError, FidelityError, UnsupportedError, UsageError
+from edgecc.errors import BudgetError, EdgeccError, FidelityError
 from edgecc.importer import load
 from edgecc.options import CompileOptions, flag, make_options
 from edgecc.pipeline import PassContext, Pipeline, PipelineLog
@@ -30,11 +30,10 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-# Samples of --random-data: ranges of a network on noise mean little, more of it would not make them mean more.
+# Samples of --random-data: ranges of a network on noise mean little, and more of it would not help.
 _RANDOM_CALIBRATION = 16
-_QUANTIZED = ("int8", "int16x8")
 # Options that say where and how, not what: they do not belong to the artifact's identity.
-_ASIDE = frozenset({"output", "dump_ir", "threads", "no_verify", "no_profile", "debug_quant", "max_latency"})
+_ASIDE = frozenset({"output", "dump-ir", "threads", "no-verify", "no-profile", "debug-quant", "max-latency"})
 
 
 @dataclass(frozen=True)
@@ -71,17 +70,11 @@ def _words_of(_: Callable[P, object]) -> Callable[[Callable[..., R]], Callable[C
 
 
 @_words_of(CompileOptions)
-def compile(  # noqa: A001 - the product's word
-    model: Path | str | bytes | onnx.ModelProto | ir.Model,
-    *,
-    progress: Callable[[str], None] | None = None,
-    **words: Any,
-) -> CompileResult:
+def compile(model: Path | str | bytes | onnx.ModelProto | ir.Model, **words: Any) -> CompileResult:
     """Compiles a trained ONNX network for a device. The keywords are the fields of `CompileOptions`.
 
     Args:
         model: path, bytes, or a model in memory, which stays as it is.
-        progress: called with the name of each stage when it begins.
         **words: see `CompileOptions`; texts are read as on the command line.
 
     Raises:
@@ -90,7 +83,16 @@ def compile(  # noqa: A001 - the product's word
         FidelityError: an answer is less faithful than allowed (4); report and artifacts are in DIR.failed.
         BudgetError: a budget is exceeded (5); likewise.
     """
-    return _Compilation(model, make_options(words), progress or (lambda stage: None)).run()
+    return compile_with(model, make_options(words))
+
+
+def compile_with(
+    model: Path | str | bytes | onnx.ModelProto | ir.Model,
+    options: CompileOptions,
+    progress: Callable[[str], None] | None = None,
+) -> CompileResult:
+    """As `compile`; `progress` is called with the name of each stage when it begins."""
+    return _Compilation(model, options, progress or (lambda stage: None)).run()
 
 
 class _Compilation:
@@ -101,11 +103,15 @@ class _Compilation:
         self.seconds: dict[str, float] = {}
         self.warnings: list[str] = []
         self.target: Target = find_target(options.target)
-        self.formats = self._formats()
+        self.formats = resolve.formats(options, self.target)
         self.stem = Path(model).stem if isinstance(model, (str, Path)) else "model"
         self.folder = Path(options.output or output.default_output(self.stem, self.target.name))
         output.check_output(self.folder)
-        self.precision = self._precision()
+        self.given_plan = resolve.given_plan(options)
+        self.precision = resolve.precision(options, self.target, self.given_plan)
+        resolve.check_sense(options, self.precision)
+        if options.precision is None and self.precision == "dynamic":
+            self.warnings.append(resolve.DYNAMIC_REMEDY)
         with self._stage("import"):
             self.original = load(model, input_shape=options.input_shape)
             self.sha256, self.size = _identity(model, self.original)
@@ -123,50 +129,12 @@ class _Compilation:
         profiles, before = self._profile(artifacts)
         failure = self._judge(artifacts, fidelities, profiles, floats)
         report = self._report(artifacts, fidelities, profiles, before, failure)
-        folder = self.folder if failure is None else self.folder.with_name(f"{self.folder.name}.failed")
+        folder = self.folder if failure is None else output.failed(self.folder)
         self._publish(folder, artifacts, report, plan)
         if failure is not None:
             raise failure
         placed = {f: replace(a, path=folder / self._file(f)) for f, a in artifacts.items()}
         return CompileResult(placed, fidelities, profiles, report, folder)
-
-    # ---- what is asked for -----------------------------------------------------------------------------------
-
-    def _formats(self) -> tuple[str, ...]:
-        asked = self.options.format
-        if asked in (None, "all"):
-            return self.target.formats
-        if asked not in self.target.formats:
-            raise UnsupportedError(
-                f"{self.target.name} runs no {asked} files", remedy=f"choose {', '.join(self.target.formats)}"
-            )
-        return (asked,)
-
-    def _precision(self) -> str:
-        options = self.options
-        precision: str = options.precision or ("int8" if options.data is not None or options.plan else "dynamic")
-        if options.precision is None and options.random_data:
-            precision = "int8"
-        if precision not in self.target.precisions:
-            raise UnsupportedError(
-                f"{self.target.name} has no precision {precision}", remedy=f"choose {', '.join(self.target.precisions)}"
-            )
-        if options.precision is None and precision == "dynamic":
-            self.warnings.append(
-                "no calibration data: weights are int8, activations stay float; give --data for int8 throughout"
-            )
-        if precision in _QUANTIZED and options.data is None and not options.plan and not options.random_data:
-            raise UsageError(
-                f"{precision} needs calibration data",
-                node="--precision",
-                remedy="give --data, or --plan of an earlier run, or --random-data to do without knowingly",
-            )
-        if options.max_latency is not None and options.no_profile:
-            raise UsageError("--max-latency needs the timing that --no-profile leaves out")
-        limits = (options.min_agreement, options.min_sqnr, options.max_drop)
-        if options.no_verify and any(limit is not None for limit in limits):
-            raise UsageError("a limit on fidelity needs the verification that --no-verify leaves out")
-        return precision
 
     def _datasets(self) -> tuple[Dataset | None, Dataset]:
         """Calibration data, if any, and what fidelity is measured on."""
@@ -187,9 +155,11 @@ class _Compilation:
                 options.eval_data, specs, labels=options.labels, mean=options.mean, std=options.std
             )
             self.warnings.extend(w for w in evaluation.warnings if w not in self.warnings)
-        return calibration, evaluation or calibration or random_samples(self.original, RANDOM_SAMPLES, options.seed)
+        return calibration, evaluation or calibration or random_samples(
+            self.original, RANDOM_SAMPLES, options.seed
+        )
 
-    # ---- the line --------------------------------------------------------------------------------------------
+    # ---- the line ------------------------------------------------------------------------------------------
 
     def _float_passes(self) -> ir.Model:
         from edgecc.presets import float_passes
@@ -203,28 +173,36 @@ class _Compilation:
         if dump is not None and plan is not None:
             dump = dump / str(plan.runtime)
         context = PassContext(
-            data=self.data, target=self.target, plan=plan, seed=options.seed, check=not options.no_verify, dump=dump
+            data=self.data,
+            target=self.target,
+            plan=plan,
+            seed=options.seed,
+            check=not options.no_verify,
+            dump=dump,
         )
         model, log = pipeline.run(model, context)
         self.log.records.extend(log.records)
         return model
 
     def _plan(self, floats: ir.Model) -> QuantPlan | None:
-        from edgecc.quant.plan import QuantPlan, make_plan
-
-        if self.precision not in _QUANTIZED:
+        if self.precision not in resolve.QUANTIZED:
             return None
-        given = self.options.plan
-        if given is not None:
-            return given if isinstance(given, QuantPlan) else QuantPlan.from_json(_text(Path(given)))
+        if self.given_plan is not None:
+            return resolve.fitting(self.given_plan, floats)
         from edgecc.calibration.observers import collect
+        from edgecc.quant.plan import make_plan
 
         assert self.data is not None
         with self._stage("calibrate"):
-            statistics = collect(floats, self.data, observer=self.options.observer, threads=self.options.threads)
+            statistics = collect(
+                floats, self.data, observer=self.options.observer, threads=self.options.threads
+            )
             return make_plan(
-                floats, statistics, precision=self.precision, per_channel=self.target.per_channel
-            )  # type: ignore[arg-type]
+                floats,
+                statistics,
+                precision=self.precision,  # type: ignore[arg-type]
+                per_channel=self.target.per_channel,
+            )
 
     def _lower(self, floats: ir.Model, plan: QuantPlan | None, form: str) -> Artifact:
         from edgecc.presets import quantized_passes
@@ -256,7 +234,9 @@ class _Compilation:
             found = compare_all(reference, runners, self.eval_data, classes=classes)
             if self.options.debug_quant:
                 for form, artifact in artifacts.items():
-                    layers = compare_layers(self.original, artifact, self.eval_data, like=reference, threads=threads)
+                    layers = compare_layers(
+                        self.original, artifact, self.eval_data, like=reference, threads=threads
+                    )
                     found[form] = replace(found[form], layers=layers)
         return found
 
@@ -271,8 +251,6 @@ class _Compilation:
             found = profile_all(jobs, threads=self.options.threads or 1)
         return {form: found[form] for form in artifacts}, found["original"]
 
-    # ---- the verdict -----------------------------------------------------------------------------------------
-
     def _judge(
         self,
         artifacts: Mapping[str, Artifact],
@@ -281,7 +259,7 @@ class _Compilation:
         floats: ir.Model,
     ) -> EdgeccError | None:
         """The first limit or budget that is not kept."""
-        from edgecc.analysis.cost import total_macs
+        from edgecc.verdict import check_budgets
         from edgecc.verify import check_limits
 
         options = self.options
@@ -291,22 +269,9 @@ class _Compilation:
                     fidelity, precision=self.precision, min_agreement=options.min_agreement,
                     min_sqnr=options.min_sqnr, max_drop=options.max_drop, artifact=self._file(form),
                 )  # fmt: skip
-            if options.max_macs is not None and (macs := total_macs(floats)) > options.max_macs:
-                raise BudgetError(
-                    f"{macs:,} multiply-accumulates, {options.max_macs:,.0f} allowed", node="--max-macs"
-                )
-            for form, artifact in artifacts.items():
-                if options.max_size is not None and artifact.size > options.max_size:
-                    raise BudgetError(
-                        f"{artifact.size:,} bytes, {options.max_size:,.0f} allowed",
-                        node=self._file(form), remedy="choose a narrower --precision",
-                    )  # fmt: skip
-            for form, profile in profiles.items():
-                if options.max_latency is not None and profile.median_ms > 1e3 * options.max_latency:
-                    raise BudgetError(
-                        f"{profile.median_ms:.2f} ms ({profile.tier}), {1e3 * options.max_latency:g} ms allowed",
-                        node=self._file(form),
-                    )
+            check_budgets(
+                options, floats, {self._file(f): (a, profiles.get(f)) for f, a in artifacts.items()}
+            )
         except (FidelityError, BudgetError) as error:
             return error
         return None
@@ -324,7 +289,11 @@ class _Compilation:
         from edgecc.report.schema import Report, artifact_facts, model_facts
 
         facts = model_facts(
-            self.original, name=self.stem, sha256=self.sha256, size_bytes=self.size, macs=total_macs(self.original)
+            self.original,
+            name=self.stem,
+            sha256=self.sha256,
+            size_bytes=self.size,
+            macs=total_macs(self.original),
         )
         rows = tuple(
             artifact_facts(a, file=self._file(f), fidelity=fidelities.get(f), profile=profiles.get(f))
@@ -333,10 +302,13 @@ class _Compilation:
         return Report(
             model=facts, target=self.target.name, artifacts=rows, passes=tuple(self.log.records),
             original_profile=before, options=self._resolved(), warnings=tuple(self.warnings),
-            failure=None if failure is None else str(failure), seconds=dict(self.seconds), edgecc_version=__version__,
+            failure=None if failure is None else str(failure), seconds=dict(self.seconds),
+            edgecc_version=__version__,
         )  # fmt: skip
 
-    def _publish(self, folder: Path, artifacts: Mapping[str, Artifact], report: Report, plan: QuantPlan | None) -> None:
+    def _publish(
+        self, folder: Path, artifacts: Mapping[str, Artifact], report: Report, plan: QuantPlan | None
+    ) -> None:
         from edgecc.report.html import render_html
 
         named = {self._file(form): artifact for form, artifact in artifacts.items()}
@@ -346,11 +318,13 @@ class _Compilation:
         text = None if plan is None else plan.to_json()
         if text is not None:
             files["plan.json"] = text.encode()
-        files[output.MANIFEST] = output.manifest(
-            model_sha256=self.sha256, target=self.target.name, precision=self.precision,
-            options={k: v for k, v in self._resolved().items() if k not in _ASIDE}, seed=self.options.seed,
-            artifacts=named, plan=text,
-        ).encode()  # fmt: skip
+        if report.failure is None:  # a manifest vouches for what lies beside it
+            identity = {k: v for k, v in self._resolved().items() if k not in _ASIDE}
+            files[output.MANIFEST] = output.manifest(
+                model_sha256=self.sha256, target=self.target.name, precision=self.precision, options=identity,
+                seed=self.options.seed,
+                artifacts=named, plan=text,
+            ).encode()  # fmt: skip
         output.publish(folder, files)
 
     def _file(self, form: str) -> str:
@@ -381,17 +355,14 @@ def _identity(model: Any, loaded: ir.Model) -> tuple[str, int | None]:
         with Path(model).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return digest, Path(model).stat().st_size
-    data = model if isinstance(model, bytes) else ir.serde.serialize_model(loaded).SerializeToString(deterministic=True)
+    data = (
+        model
+        if isinstance(model, bytes)
+        else ir.serde.serialize_model(loaded).SerializeToString(deterministic=True)
+    )
     return hashlib.sha256(data).hexdigest(), len(data)
 
 
 def _original_artifact(model: ir.Model) -> Artifact:
     data = ir.serde.serialize_model(model).SerializeToString(deterministic=True)
     return Artifact(data, "onnx", "fp32", "original", (), ())
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"it cannot be read: {error}", node=str(path)) from error

@@ -26,7 +26,8 @@ class EdgeccError(Exception):
 
     def __str__(self) -> str:
         where = f"{self.node}: " if self.node else ""
-        remedy = f" Remedy: {self.remedy}" if self.remedy else ""
+        stop = "" if self.message.endswith((".", "!", "?")) else "."
+        remedy = f"{stop} Remedy: {self.remedy}" if self.remedy else ""
         return f"{where}{self.message}{remedy}"
 
 
@@ -62,7 +63,9 @@ class UnsupportedError(EdgeccError):
     exit_code = 3
 
     def __init__(self, message: str, findings: Sequence[Finding] = (), *, remedy: str | None = None) -> None:
-        lines = [f"{f.op_type} {f.node!r}: {f.reason}{f' ({f.remedy})' if f.remedy else ''}" for f in findings]
+        lines = [
+            f"{f.op_type} {f.node!r}: {f.reason}{f' ({f.remedy})' if f.remedy else ''}" for f in findings
+        ]
         super().__init__("\n  ".join([message, *lines]), remedy=remedy)
         self.findings = tuple(findings)
 

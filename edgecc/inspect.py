@@ -16,7 +16,7 @@ from edgecc.options import CompileOptions
 from edgecc.pipeline import PassContext, Pipeline
 from edgecc.presets import float_passes
 from edgecc.report.schema import ModelFacts, model_facts
-from edgecc.report.tables import Table
+from edgecc.report.terminal import Table
 from edgecc.target import target as find_target
 
 
@@ -53,7 +53,10 @@ class Inspection:
 
 
 def inspect_model(
-    source: str | Path, *, targets: Sequence[str] = ("arm",), input_shape: Mapping[str, Sequence[int]] | None = None
+    source: str | Path,
+    *,
+    targets: Sequence[str] = ("arm",),
+    input_shape: Mapping[str, Sequence[int]] | None = None,
 ) -> Inspection:
     """Reads a model and tries every format of the targets on it; nothing is written.
 
@@ -66,10 +69,14 @@ def inspect_model(
     model = load(source, input_shape=input_shape)
     sha256, size = _identity(source, model)
     return Inspection(
-        model=model_facts(model, name=Path(source).stem, sha256=sha256, size_bytes=size, macs=total_macs(model)),
+        model=model_facts(
+            model, name=Path(source).stem, sha256=sha256, size_bytes=size, macs=total_macs(model)
+        ),
         macs=total_macs(model),
         parameters=total_parameters(model),
-        weight_bytes=sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None),
+        weight_bytes=sum(
+            v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None
+        ),
         peak_activation_bytes=peak_activations(model),
         costs=tuple(node_costs(model)),
         targets=tuple(_serving(model, device.name, form) for device in devices for form in device.formats),
@@ -95,7 +102,7 @@ def _serving(model: ir.Model, name: str, form: str) -> Serving:
 
 
 def peak_activations(model: ir.Model) -> int | None:
-    """Bytes of float32 activations alive at once at most, nodes in their order; None where a shape is unknown."""
+    """Bytes of float32 activations alive at once at most, nodes in order; None where a shape is unknown."""
     last: dict[ir.Value, int] = {}
     for position, node in enumerate(model.graph):
         for value in (*node.inputs, *node.outputs):
@@ -123,17 +130,27 @@ def peak_activations(model: ir.Model) -> int | None:
 
 def inspection_tables(found: Inspection, *, every: bool = False) -> list[Any]:
     """The tables of `edgecc inspect`; `every` lists all nodes instead of the ten that cost most."""
-    facts = found.model
+    facts, peak = found.model, found.peak_activation_bytes
     items: list[Any] = [
-        f"{facts.name}: {found.macs:,} MACs, {found.parameters:,} parameters, {found.weight_bytes:,} bytes of constants",
-        f"activations in float32, most at once: {'unknown' if found.peak_activation_bytes is None else f'{found.peak_activation_bytes:,} bytes'}",
+        f"{facts.name}: {found.macs:,} MACs, {found.parameters:,} parameters,"
+        f" {found.weight_bytes:,} bytes of constants",
+        f"activations in float32, most at once: {'unknown' if peak is None else f'{peak:,} bytes'}",
         *(f"input {name}: {'x'.join(map(str, shape))}" for name, shape in facts.inputs.items()),
         *(f"output {name}: {'x'.join(map(str, shape))}" for name, shape in facts.outputs.items()),
         Table("operators", ("operator", ">nodes"), [[k, str(v)] for k, v in facts.operators.items()]),
     ]
     costs = sorted(found.costs, key=lambda c: -c.macs)
-    rows = [[c.name, c.op_type, f"{c.macs:,}", f"{c.parameters:,}"] for c in (found.costs if every else costs[:10])]
-    items.append(Table("nodes" if every else "the nodes that cost most", ("node", "operator", ">MACs", ">parameters"), rows))
+    rows = [
+        [c.name, c.op_type, f"{c.macs:,}", f"{c.parameters:,}"]
+        for c in (found.costs if every else costs[:10])
+    ]
+    items.append(
+        Table(
+            "nodes" if every else "the nodes that cost most",
+            ("node", "operator", ">MACs", ">parameters"),
+            rows,
+        )
+    )
     for serving in found.targets:
         where = f"{serving.target}, {serving.format}"
         if serving.findings:

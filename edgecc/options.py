@@ -1,12 +1,16 @@
 """The words of `compile`: one declaration for Python, the command line and edgecc.toml."""
 
+# ruff: noqa: RUF009 - `_word` returns a dataclass field
+
 from __future__ import annotations
 
 import difflib
 import re
+import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -24,11 +28,30 @@ Observer = Literal["minmax", "percentile"]
 
 _SIZES = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _COUNTS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}
+# What a value must be once texts are parsed (`kind` of a field), in words.
+_KINDS: Mapping[Any, str] = {
+    bool: "true or false", Integral: "a whole number", Real: "a number", str: "a text", tuple: "a list",
+    Mapping: "shapes by input name",
+}  # fmt: skip
+_FINITE = sys.float_info.max
+# Options whose relative paths in a configuration file start from its folder.
+_PATHS = ("data", "eval_data", "labels", "plan", "output", "dump_ir")
+# Option -> lowest, highest, and that in words.
+_BOUNDS = {
+    "min_agreement": (0.0, 1.0, "between 0 and 1"),
+    "min_sqnr": (-_FINITE, _FINITE, "a number of decibels"),
+    "max_drop": (-100.0, 100.0, "a number of points between -100 and 100"),
+    "max_latency": (0.0, _FINITE, "a duration"),
+    "max_macs": (0.0, _FINITE, "a count"),
+    "max_size": (0.0, _FINITE, "a size"),
+    "threads": (1, 1024, "between 1 and 1024"),
+    "seed": (0, 2**32 - 1, "between 0 and 2**32 - 1"),
+}
 _TIMES = {"MS": 1e-3, "US": 1e-6, "S": 1.0, "NS": 1e-9}
 
 
 def _word(
-    help: str,  # noqa: A002 - the word of every command-line library
+    help: str,
     default: Any = None,
     *,
     metavar: str | None = None,
@@ -36,8 +59,18 @@ def _word(
     choices: tuple[str, ...] = (),
     flag: str | None = None,
     many: bool = False,
+    kind: Any = object,
 ) -> Any:
-    facts = {"help": help, "metavar": metavar, "parse": parse, "choices": choices, "flag": flag, "many": many}
+    kind = bool if isinstance(default, bool) else kind
+    facts = {
+        "help": help,
+        "metavar": metavar,
+        "parse": parse,
+        "choices": choices,
+        "flag": flag,
+        "many": many,
+        "kind": kind,
+    }
     return field(default=default, metadata=facts)
 
 
@@ -63,7 +96,9 @@ def numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in str(text).split(","))
     except ValueError:
-        raise UsageError(f"{text!r} is not a number or numbers with commas between", remedy="as in 0.485,0.456,0.406") from None
+        raise UsageError(
+            f"{text!r} is not a number or numbers with commas between", remedy="as in 0.485,0.456,0.406"
+        ) from None
 
 
 def shapes(texts: str | tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -81,7 +116,9 @@ def shapes(texts: str | tuple[str, ...]) -> dict[str, tuple[int, ...]]:
 class CompileOptions:
     """Everything `compile` can be told. Each field is an option of the same name, with `-` for `_`."""
 
-    target: str = _word("device to compile for (see `edgecc targets`), or a TOML file", "arm", metavar="T")
+    target: str = _word(
+        "device to compile for (see `edgecc targets`), or a TOML file", "arm", metavar="T", kind=str
+    )
     format: Format | None = _word(
         "what to write; default: every format of the target", choices=get_args(Format)
     )
@@ -91,39 +128,67 @@ class CompileOptions:
     data: Any = _word("calibration data: .npz, .npy, folder of images, or module:function", metavar="CALIB")
     eval_data: Any = _word("data that fidelity is measured on", metavar="TEST")
     labels: Any = _word("labels of --eval-data (of --data without it)", metavar="FILE")
-    mean: tuple[float, ...] | None = _word("subtracted from pixels 0..255", metavar="M", parse=numbers)
-    std: tuple[float, ...] | None = _word("pixels are divided by it after --mean", metavar="S", parse=numbers)
+    mean: tuple[float, ...] | None = _word(
+        "subtracted from pixels 0..255", metavar="M", parse=numbers, kind=tuple
+    )
+    std: tuple[float, ...] | None = _word(
+        "pixels are divided by it after --mean", metavar="S", parse=numbers, kind=tuple
+    )
     random_data: bool = _word("calibrate int8 on random data, knowingly", False)
     input_shape: Mapping[str, tuple[int, ...]] | None = _word(
-        "binds symbolic dimensions (repeatable)", metavar="NAME=1x3x224x224", parse=shapes, many=True
+        "binds symbolic dimensions (repeatable)",
+        metavar="NAME=1x3x224x224",
+        parse=shapes,
+        many=True,
+        kind=Mapping,
     )
-    preset: str | None = _word("named list of passes (see `edgecc passes`)", metavar="NAME")
+    preset: str | None = _word("named list of passes (see `edgecc passes`)", metavar="NAME", kind=str)
     passes: tuple[str | Pass, ...] = _word(
-        "one more pass after the others (repeatable)", (), metavar="NAME[:option=value,...]", flag="pass", many=True
+        "one more pass after the others (repeatable)",
+        (),
+        metavar="NAME[:option=value,...]",
+        flag="pass",
+        many=True,
+        kind=tuple,
     )
     skip_passes: tuple[str, ...] = _word(
-        "leave a pass out (repeatable)", (), metavar="NAME", flag="skip-pass", many=True
+        "leave a pass out (repeatable)", (), metavar="NAME", flag="skip-pass", many=True, kind=tuple
     )
-    plan: str | Path | QuantPlan | None = _word("quantization plan of an earlier run, instead of data", metavar="plan.json")
+    plan: str | Path | QuantPlan | None = _word(
+        "quantization plan of an earlier run, instead of data", metavar="plan.json"
+    )
     observer: Observer = _word("how ranges of activations are taken", "minmax", choices=get_args(Observer))
     io_layout: IoLayout = _word("layout of inputs and outputs of TFLite", "auto", choices=get_args(IoLayout))
-    io_dtype: IoDtype = _word("type of inputs and outputs of int8 TFLite", "float32", choices=get_args(IoDtype))
-    min_agreement: float | None = _word("least share of equal answers, 0..1 (exit 4)", metavar="0.99", parse=float)
-    min_sqnr: float | None = _word("least SQNR in dB (exit 4)", metavar="20", parse=float)
-    max_drop: float | None = _word("most points of accuracy lost (exit 4)", metavar="0.5", parse=float)
+    io_dtype: IoDtype = _word(
+        "type of inputs and outputs of int8 TFLite", "float32", choices=get_args(IoDtype)
+    )
+    min_agreement: float | None = _word(
+        "least share of equal answers, 0..1 (exit 4)", metavar="0.99", parse=float, kind=Real
+    )
+    min_sqnr: float | None = _word("least SQNR in dB (exit 4)", metavar="20", parse=float, kind=Real)
+    max_drop: float | None = _word(
+        "most points of accuracy lost (exit 4)", metavar="0.5", parse=float, kind=Real
+    )
     max_latency: float | None = _word(
-        "most time for one inference, measured here (exit 5)", metavar="10ms", parse=quantity(_TIMES, "duration")
+        "most time for one inference, measured here (exit 5)",
+        metavar="10ms",
+        parse=quantity(_TIMES, "duration"),
+        kind=Real,
     )
     max_macs: float | None = _word(
-        "most multiply-accumulates (exit 5)", metavar="50M", parse=quantity(_COUNTS, "count")
+        "most multiply-accumulates (exit 5)", metavar="50M", parse=quantity(_COUNTS, "count"), kind=Real
     )
-    max_size: float | None = _word("largest file (exit 5)", metavar="1MB", parse=quantity(_SIZES, "size"))
+    max_size: float | None = _word(
+        "largest file (exit 5)", metavar="1MB", parse=quantity(_SIZES, "size"), kind=Real
+    )
     no_verify: bool = _word("skip all comparisons with the original", False)
     no_profile: bool = _word("skip the timing on this machine", False)
     debug_quant: bool = _word("measure the error of every layer", False)
     dump_ir: str | Path | None = _word("text of the graph after every pass", metavar="DIR")
-    seed: int = _word("of every random choice", 0, metavar="N", parse=int)
-    threads: int | None = _word("of calibration, verification and timing", metavar="N", parse=int)
+    seed: int = _word("of every random choice", 0, metavar="N", parse=int, kind=Integral)
+    threads: int | None = _word(
+        "of calibration, verification and timing", metavar="N", parse=int, kind=Integral
+    )
     output: str | Path | None = _word("default: build/<stem>-<target>", metavar="DIR")
 
     def __post_init__(self) -> None:
@@ -131,12 +196,18 @@ class CompileOptions:
             value, choices = getattr(self, each.name), each.metadata["choices"]
             if choices and value is not None and value not in choices:
                 raise UsageError(
-                    f"{value!r} is not possible", node=f"--{flag(each.name)}", remedy=f"choose {', '.join(choices)}"
+                    f"{value!r} is not possible",
+                    node=f"--{flag(each.name)}",
+                    remedy=f"choose {', '.join(choices)}",
                 )
-        for name, low, high in (("min_agreement", 0.0, 1.0), ("threads", 1, 1024), ("seed", 0, 2**32 - 1)):
+            kind = each.metadata["kind"]
+            is_bool = isinstance(value, bool) and kind not in (bool, object)
+            if value is not None and (is_bool or not isinstance(value, kind)):
+                raise UsageError(f"{value!r} is not {_KINDS[kind]}", node=f"--{flag(each.name)}")
+        for name, (low, high, words) in _BOUNDS.items():
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise UsageError(f"{value} is not between {low} and {high}", node=f"--{flag(name)}")
+            if value is not None and not low <= value <= high:  # NaN lies outside of all bounds
+                raise UsageError(f"{value} is not {words}", node=f"--{flag(name)}")
 
 
 def flag(name: str) -> str:
@@ -166,25 +237,26 @@ def make_options(words: Mapping[str, Any]) -> CompileOptions:
 
 
 def _parsed(word: str, facts: Mapping[str, Any], value: Any) -> Any:
-    if value is None:
-        return None
+    where = f"--{flag(word)}"
+    if facts["many"] and isinstance(value, str):
+        value = (value,)
     texts = isinstance(value, str) or (
-        facts["many"] and isinstance(value, (list, tuple)) and value and all(isinstance(v, str) for v in value)
+        isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(v, str) for v in value)
     )
-    if facts["parse"] is not None and texts:
-        try:
-            return facts["parse"](value if isinstance(value, str) or not facts["many"] else tuple(value))
-        except ValueError:
-            raise UsageError(f"{value!r} cannot be read", node=f"--{flag(word)}") from None
-    if word in ("mean", "std") and isinstance(value, (int, float)):
-        return (float(value),)
-    if facts["many"] and word != "input_shape":
-        return (value,) if isinstance(value, str) else tuple(value)
+    try:
+        if facts["parse"] is not None and texts:
+            return facts["parse"](tuple(value) if facts["many"] else value)
+        if word in ("mean", "std") and value is not None:
+            return tuple(float(v) for v in (value if isinstance(value, Iterable) else (value,)))
+        if word == "input_shape" and isinstance(value, Mapping):
+            return {str(k): tuple(int(d) for d in v) for k, v in value.items()}
+    except (TypeError, ValueError):
+        raise UsageError(f"{value!r} cannot be read", node=where) from None
     return tuple(value) if isinstance(value, list) else value
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The options in a TOML file: keys as on the command line, `-` or `_`; a relative path is the file's neighbour.
+    """The options in a TOML file: keys as on the command line, `-` or `_`; paths start from its folder.
 
     Raises:
         UsageError: there is no such file, or a key is unknown.
@@ -205,13 +277,16 @@ def read_config(path: Path) -> dict[str, Any]:
             close = difflib.get_close_matches(key.replace("-", "_"), names, n=1)
             hint = f"did you mean {flag(names[close[0]])!r}?" if close else "see `edgecc compile --help`"
             raise UsageError(f"{path} has an unknown key {key!r}", remedy=hint)
+        path_like = name in _PATHS or (name == "target" and str(value).endswith(".toml"))
         if name in ("data", "eval_data", "labels", "plan") and isinstance(value, str) and ":" in value:
             raise UsageError(
-                f"{key} names code in a configuration file", node=str(path), remedy=f"give --{flag(name)} on the command line"
+                f"{key} names code in a configuration file",
+                node=str(path),
+                remedy=f"give --{flag(name)} on the command line",
             )
-        if name in ("data", "eval_data", "labels", "plan", "output", "dump_ir") and isinstance(value, str):
-            value = str((path.parent / value))
-        if name == "input_shape" and isinstance(value, dict):
-            value = {k: tuple(int(d) for d in v) for k, v in value.items()}
+        if path_like and isinstance(value, str):
+            value = str(path.parent / value)
+        elif path_like and name != "target":
+            raise UsageError(f"{value!r} is not a path", node=f"{path}, {key}")
         found[name] = value
     return found

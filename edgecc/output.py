@@ -1,4 +1,4 @@
-"""What a compilation leaves on disk: staged beside the output folder, renamed when verified, manifest last."""
+"""What a compilation leaves on disk: staged beside the folder, renamed when verified, manifest last."""
 
 from __future__ import annotations
 
@@ -68,6 +68,12 @@ def default_output(stem: str, target: str) -> Path:
     return Path("build") / f"{stem}-{Path(target).stem}"
 
 
+def failed(folder: Path) -> Path:
+    """Where report and artifacts go when a limit is missed: DIR.failed beside DIR, even where DIR is `.`."""
+    whole = folder if folder.name not in ("", "..") else folder.resolve()
+    return whole.with_name(f"{whole.name}.failed")
+
+
 def check_output(folder: Path) -> None:
     """Refuses, before any work is done, a folder that cannot be written.
 
@@ -80,15 +86,18 @@ def check_output(folder: Path) -> None:
             break
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UsageError("this is not a folder that can be written", node=str(parent), remedy="choose another -o")
+        raise UsageError(
+            "this is not a folder that can be written", node=str(parent), remedy="choose another -o"
+        )
 
 
 def publish(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes all files or none: into a hidden neighbour first, then by renames, `manifest.json` the last of them.
+    """Writes all files or none: into a hidden neighbour first, then by renames, the manifest last.
 
     Raises:
         UsageError: the folder cannot be written.
     """
+    folder = folder if folder.name not in ("", "..") else folder.resolve()
     staging: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +110,9 @@ def publish(folder: Path, files: Mapping[str, bytes]) -> None:
         _rename(staging, folder, files)
     except OSError as error:
         raise UsageError(
-            f"the output cannot be written: {error.strerror or error}", node=str(folder), remedy="choose another -o"
+            f"the output cannot be written: {error.strerror or error}",
+            node=str(folder),
+            remedy="choose another -o",
         ) from error
     finally:
         if staging is not None:

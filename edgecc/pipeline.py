@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from edgecc.quant.plan import QuantPlan
     from edgecc.target import Target
 
-# An exact pass may differ from its input by this fraction of an output's largest magnitude: float32 rounding of
-# re-associated sums (10 to 30 times less on the networks measured in benchmarks/).
+# An exact pass may differ from its input by this fraction of an output's largest magnitude: float32 rounding
+# of re-associated sums (10 to 30 times less on the networks measured in benchmarks/).
 EXACT_TOLERANCE = 1e-4
 
 
@@ -45,7 +45,8 @@ class PassContext:
     """What a pass may need beyond the graph.
 
     Attributes:
-        data: calibration samples in the ONNX layout, in any form that `open_dataset` takes; passes get a Dataset.
+        data: calibration samples in the ONNX layout, in any form that `open_dataset` takes; passes see a
+            `Dataset`.
         target: the device compiled for.
         plan: the quantization plan, already specialised for one runtime.
         seed: of every random choice.
@@ -165,7 +166,7 @@ class Pipeline:
                 infer_shapes(model)
         except EdgeccError:
             raise
-        except Exception as error:  # noqa: BLE001 - wrapped with the pass and the passes before it
+        except Exception as error:  # wrapped with the pass and the passes before it
             raise PassError(
                 f"{type(error).__name__}: {error}; passes before it: {_names(log)}",
                 node=step.name,
@@ -234,7 +235,7 @@ def _tidy(graph: ir.Graph) -> None:
 
 
 def relative_error(reference: ir.Array, other: ir.Array) -> float:
-    """Largest difference as a fraction of the reference's largest magnitude; inf where shapes or finiteness differ."""
+    """Largest difference as a fraction of the reference's largest magnitude; inf where shapes differ."""
     if reference.shape != other.shape:
         return float("inf")
     a, b = np.asarray(reference, np.float64), np.asarray(other, np.float64)

@@ -15,7 +15,12 @@ from edgecc.pipeline import Pass
 from edgecc.target import Target
 
 # precision -> passes after the float ones, once a format.
-_AFTER = {"int8": ("insert_qdq",), "int16x8": ("insert_qdq",), "dynamic": ("quantize_weights",), "fp16": ("halve_weights",)}
+_AFTER = {
+    "int8": ("insert_qdq",),
+    "int16x8": ("insert_qdq",),
+    "dynamic": ("quantize_weights",),
+    "fp16": ("halve_weights",),
+}
 
 
 def float_passes(target: Target, options: CompileOptions) -> list[Pass]:
@@ -31,11 +36,13 @@ def float_passes(target: Target, options: CompileOptions) -> list[Pass]:
             raise UsageError(f"{target.name} has no preset {options.preset!r}", remedy=f"it has: {known}")
         names = target.pipeline.presets[options.preset]
     passes = [make_pass(name) for name in names]
-    passes += [p if isinstance(p, Pass) else make_pass(p) for p in options.passes]
+    passes += [p if isinstance(p, Pass) else make_pass(str(p)) for p in options.passes]
     for name in options.skip_passes:
         if all(p.name != name for p in passes):
             raise UsageError(
-                f"no pass {name!r} runs", node="--skip-pass", remedy=f"these do: {', '.join(dict.fromkeys(p.name for p in passes))}"
+                f"no pass {name!r} runs",
+                node="--skip-pass",
+                remedy=f"these do: {', '.join(dict.fromkeys(p.name for p in passes))}",
             )
     return [p for p in passes if p.name not in options.skip_passes]
 
@@ -78,7 +85,9 @@ def convert(text: str, kind: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         if text not in arguments:
-            raise UsageError(f"{text!r} is not possible", node=where, remedy=f"choose {', '.join(map(str, arguments))}")
+            raise UsageError(
+                f"{text!r} is not possible", node=where, remedy=f"choose {', '.join(map(str, arguments))}"
+            )
         return text
     if origin in (typing.Union, types.UnionType):
         if text.lower() == "none" and type(None) in arguments:

@@ -1,9 +1,9 @@
 """Finds passes, targets and lowerings by name: the built-in ones by their file, others through entry points.
 
 One file a pass: `passes/<name>.py` holds the subclass of `Pass` whose `name` is `<name>`. One file a target:
-`targets/<name>.toml`. Other packages announce theirs under the entry-point groups `edgecc.passes` (a Pass class),
-`edgecc.targets` (a path, or a function that returns one, to a TOML file) and `edgecc.lowerings` (a module, or a
-function, whose import or call registers lowerings with `edgecc.tflite.lowers`).
+`targets/<name>.toml`. Other packages announce theirs under the entry-point groups `edgecc.passes` (a Pass
+class), `edgecc.targets` (a path, or a function that returns one, to a TOML file) and `edgecc.lowerings` (a
+module, or a function, whose import or call registers lowerings with `edgecc.tflite.lowers`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 from importlib import import_module, resources
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgecc.errors import UsageError
 
@@ -33,11 +33,23 @@ def _external(group: str) -> dict[str, EntryPoint]:
     for point in entry_points(group=group):
         if point.name in found and found[point.name].value != point.value:
             raise UsageError(
-                f"two packages announce {point.name!r} in {group}: {found[point.name].value} and {point.value}",
+                f"two packages announce {point.name!r} in {group}:"
+                f" {found[point.name].value} and {point.value}",
                 remedy="uninstall one of them",
             )
         found[point.name] = point
     return found
+
+
+def _load(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise UsageError(
+            f"the entry point of another package cannot be loaded: {error}",
+            node=f"{point.group}: {point.name} = {point.value}",
+            remedy="repair or uninstall that package",
+        ) from error
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
@@ -64,7 +76,9 @@ def pass_class(name: str) -> type[Pass]:
 
     builtin, external = _builtin("edgecc.passes", ".py"), _external("edgecc.passes")
     if name in builtin and name in external:
-        raise UsageError(f"{external[name].value} claims the name of the built-in pass {name!r}", remedy="rename it")
+        raise UsageError(
+            f"{external[name].value} claims the name of the built-in pass {name!r}", remedy="rename it"
+        )
     if name in builtin:
         module = import_module(f"edgecc.passes.{name}")
         return next(
@@ -73,7 +87,7 @@ def pass_class(name: str) -> type[Pass]:
         )  # fmt: skip
     if name not in external:
         raise _unknown("pass", name, pass_names())
-    found = external[name].load()
+    found = _load(external[name])
     if not (isinstance(found, type) and issubclass(found, Pass)):
         raise UsageError(f"{external[name].value} is not a subclass of edgecc.Pass", node=name)
     return found
@@ -88,8 +102,10 @@ def target_files() -> dict[str, Path]:
     found = _builtin("edgecc.targets", ".toml")
     for name, point in _external("edgecc.targets").items():
         if name in found:
-            raise UsageError(f"{point.value} claims the name of the built-in target {name!r}", remedy="rename it")
-        value = point.load()
+            raise UsageError(
+                f"{point.value} claims the name of the built-in target {name!r}", remedy="rename it"
+            )
+        value = _load(point)
         found[name] = Path(str(value() if callable(value) else value))
     return found
 
@@ -110,8 +126,8 @@ def target_file(name: str) -> Path:
 
 @cache
 def load_lowerings() -> None:
-    """Imports every lowering that another package announces; each registers itself with `edgecc.tflite.lowers`."""
+    """Imports every lowering that another package announces; each registers itself with `tflite.lowers`."""
     for point in _external("edgecc.lowerings").values():
-        value = point.load()
+        value = _load(point)
         if callable(value) and not isinstance(value, type):
             value()

@@ -23,7 +23,7 @@ class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PipelineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The float passes in the order in which they run, each as `--pass` takes it; other such lists by name."""
+    """The float passes in the order in which they run, as `--pass` takes them; other such lists by name."""
 
     passes: tuple[str, ...] = ()
     presets: dict[str, tuple[str, ...]] = {}
@@ -67,7 +67,7 @@ def target(name: str) -> Target:
         UsageError: there is none.
         ModelError: its file is malformed; the message names the key.
     """
-    if not name.endswith(".toml"):
+    if not name.endswith(".toml") and name not in registry.target_files():  # no alias hides a name
         name = _aliases().get(name, name)
     return read_target(registry.target_file(name))
 
@@ -96,7 +96,9 @@ def _aliases() -> dict[str, str]:
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """The merged tables: a key of the file replaces the one it extends, tables are merged key by key."""
     if path in seen:
-        raise ModelError("a target extends itself", node=str(path), remedy="remove `extends` from one of them")
+        raise ModelError(
+            "a target extends itself", node=str(path), remedy="remove `extends` from one of them"
+        )
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -18,7 +18,7 @@ import numpy as np
 
 from edgecc import ir
 from edgecc.calibration import forms
-from edgecc.errors import UsageError
+from edgecc.errors import EdgeccError, UsageError
 from edgecc.runtime import TensorSpec
 
 InputSpec = TensorSpec
@@ -155,7 +155,7 @@ def open_dataset(
 
 def _source(data: Any, inputs: Sequence[TensorSpec]) -> forms.Source:
     if isinstance(data, str) and ":" in data and not Path(data).exists():
-        return replace(_source(_load_function(data), inputs), description=data)
+        return _source_of_function(data, inputs)
     if isinstance(data, (str, Path)):
         return forms.open_path(Path(data), inputs)
     if isinstance(data, np.ndarray):
@@ -182,6 +182,30 @@ def _source(data: Any, inputs: Sequence[TensorSpec]) -> forms.Source:
         f"data of type {type(data).__name__} cannot be read",
         remedy="give a path, an array, an iterable of arrays or dicts, or a function that returns one",
     )
+
+
+def _source_of_function(text: str, inputs: Sequence[TensorSpec]) -> forms.Source:
+    """What `module:function` gives; whatever goes wrong in that code is told with its name."""
+    found = _load_function(text)
+
+    def guarded(step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except (EdgeccError, StopIteration):
+            raise
+        except Exception as error:
+            raise UsageError(f"this function failed: {type(error).__name__}: {error}", node=text) from error
+
+    def read() -> Iterator[Any]:
+        items = iter(source.read())
+        while True:
+            try:
+                yield guarded(lambda: next(items))
+            except StopIteration:
+                return
+
+    source: forms.Source = guarded(lambda: _source(found, inputs))
+    return replace(source, read=read, description=text)
 
 
 def _load_function(text: str) -> Any:

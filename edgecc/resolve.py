@@ -1,0 +1,125 @@
+"""What the words of a compilation come to on a target: formats, precision, plan; no contradictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecc.errors import UnsupportedError, UsageError
+from edgecc.options import CompileOptions, flag
+
+if TYPE_CHECKING:
+    from edgecc import ir
+    from edgecc.quant.plan import QuantPlan
+    from edgecc.target import Target
+
+QUANTIZED = ("int8", "int16x8")
+DYNAMIC_REMEDY = (
+    "no calibration data: weights are int8, activations stay float; give --data for int8 throughout"
+)
+_VERIFICATION = "needs the verification that --no-verify leaves out"
+_DATA = "belongs to data, and none is given"
+
+
+def formats(options: CompileOptions, target: Target) -> tuple[str, ...]:
+    """The formats to write.
+
+    Raises:
+        UnsupportedError: the target does not run the one asked for.
+    """
+    asked = options.format
+    if asked in (None, "all"):
+        return target.formats
+    if asked not in target.formats:
+        raise UnsupportedError(
+            f"{target.name} runs no {asked} files", remedy=f"choose {', '.join(target.formats)}"
+        )
+    return (asked,)
+
+
+def precision(options: CompileOptions, target: Target, plan: QuantPlan | None) -> str:
+    """The precision asked for, or that of the plan, or the best that can be done with the data given.
+
+    Raises:
+        UnsupportedError: the target's kernels do not serve it.
+        UsageError: it needs data, or is not the plan's.
+    """
+    best = "int8" if options.data is not None or options.random_data else "dynamic"
+    found: str = options.precision or (best if plan is None else plan.precision)
+    if found not in target.precisions:
+        raise UnsupportedError(
+            f"{target.name} has no precision {found}", remedy=f"choose {', '.join(target.precisions)}"
+        )
+    if found in QUANTIZED and options.data is None and plan is None and not options.random_data:
+        raise UsageError(
+            f"{found} needs calibration data",
+            node="--precision",
+            remedy="give --data, or --plan of an earlier run, or --random-data to do without knowingly",
+        )
+    if plan is not None and plan.precision != found:
+        raise UsageError(f"the plan is for {plan.precision}, not for {found}", node="--plan")
+    return found
+
+
+def check_sense(options: CompileOptions, found: str) -> None:
+    """Refuses words that contradict each other or would have no effect; `found` is the precision.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    has_data = options.data is not None or options.eval_data is not None
+    verified = not options.no_verify
+    rules = (
+        ("random_data", options.data is None, "is not needed: there is data"),
+        ("max_latency", not options.no_profile, "needs the timing that --no-profile leaves out"),
+        *(
+            (name, verified, _VERIFICATION)
+            for name in ("min_agreement", "min_sqnr", "max_drop", "debug_quant")
+        ),
+        *((name, has_data, _DATA) for name in ("labels", "mean", "std")),
+    )
+    for name, sensible, reason in rules:
+        if getattr(options, name) not in (None, False) and not sensible:
+            raise UsageError(f"this {reason}", node=f"--{flag(name)}")
+    if options.io_dtype != "float32" and found not in QUANTIZED:
+        raise UsageError(
+            f"inputs and outputs of {found} artifacts are float32",
+            node="--io-dtype",
+            remedy="choose --precision int8",
+        )
+
+
+def given_plan(options: CompileOptions) -> QuantPlan | None:
+    """The plan of an earlier run, read from its file.
+
+    Raises:
+        UsageError, ModelError: it cannot be read, or is no plan.
+    """
+    from edgecc.quant.plan import QuantPlan
+
+    given = options.plan
+    if given is None or isinstance(given, QuantPlan):
+        return given
+    try:
+        return QuantPlan.from_json(Path(given).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError("there is no such file", node=str(given)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"it cannot be read: {error}", node=str(given)) from error
+
+
+def fitting(plan: QuantPlan, model: ir.Model) -> QuantPlan:
+    """The plan, if it was made for this network after these passes; else values would stay float.
+
+    Raises:
+        UsageError: it names values that the network does not have.
+    """
+    values = {v.name for v in model.graph.inputs} | {out.name for node in model.graph for out in node.outputs}
+    strange = [name for name in plan.ranges if name not in values]
+    if strange:
+        raise UsageError(
+            f"{len(strange)} of the plan's {len(plan.ranges)} values are not in the network, as {strange[0]}",
+            node="--plan",
+            remedy="use the model and the passes that it was made with",
+        )
+    return plan

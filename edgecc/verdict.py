@@ -1,0 +1,48 @@
+"""Budgets of size, work and time (exit 5); limits on fidelity are in `edgecc.limits`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from edgecc.analysis.cost import total_macs
+from edgecc.errors import BudgetError
+
+if TYPE_CHECKING:
+    from edgecc import ir
+    from edgecc.artifact import Artifact
+    from edgecc.options import CompileOptions
+    from edgecc.profile import Profile
+
+
+def check_budgets(
+    options: CompileOptions, model: ir.Model, files: Mapping[str, tuple[Artifact, Profile | None]]
+) -> None:
+    """Holds what was made against `--max-macs`, `--max-size` and `--max-latency`.
+
+    Args:
+        options: with the budgets.
+        model: the float network after the passes.
+        files: artifact and timing by file name.
+
+    Raises:
+        BudgetError: the first budget that is exceeded, with the figure.
+    """
+    if options.max_macs is not None and (macs := total_macs(model)) > options.max_macs:
+        raise BudgetError(
+            f"{macs:,} multiply-accumulates, {options.max_macs:,.0f} allowed", node="--max-macs"
+        )
+    for name, (artifact, profile) in files.items():
+        if options.max_size is not None and artifact.size > options.max_size:
+            raise BudgetError(
+                f"{artifact.size:,} bytes, {options.max_size:,.0f} allowed",
+                node=name,
+                remedy="choose a narrower --precision",
+            )
+        if options.max_latency is None or profile is None:
+            continue
+        allowed_ms = 1e3 * options.max_latency
+        if profile.median_ms > allowed_ms:
+            raise BudgetError(
+                f"{profile.median_ms:.3g} ms ({profile.tier}), {allowed_ms:g} ms allowed", node=name
+            )
