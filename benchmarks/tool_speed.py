@@ -1,0 +1,67 @@
+"""Speed and memory of the tool itself: whole processes, the best of several runs.
+
+    python benchmarks/tool_speed.py
+
+The peers of PRODUCT.md take 1.4 s for float MobileNetV2 (onnx2tf) and 2.4 to 27 s for int8 EfficientNet-Lite0; onnx2tf
+runs here in the same turns, because these machines differ from day to day.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from environments import python
+from networks import NETWORKS
+
+REPEATS = 5
+EDGECC = Path(sys.executable).with_name("edgecc")
+
+
+def measure(command: list[str]) -> tuple[float, float]:
+    """Best wall time in seconds and highest peak memory in MB of a command."""
+    times, peak = [], 0.0
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        times.append(time.perf_counter() - started)
+        peak = max(peak, usage.ru_maxrss / 1024)
+        if status:
+            raise RuntimeError(f"{' '.join(command)} ended with {status}")
+    return min(times), peak
+
+
+def main() -> None:
+    """One row a command."""
+    mobile, efficient = NETWORKS["mobilenet_v2_1.0"].path, NETWORKS["efficientnet_lite0"]
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "calibration.npz"
+        np.savez(data, input=efficient.split()[0])
+        bare, float32 = ["--no-verify", "--no-profile"], ["--precision", "fp32", "--format", "tflite"]
+        compile_ = [str(EDGECC), "compile"]
+        mobile_out, efficient_out = ["-o", f"{folder}/m"], ["-o", f"{folder}/e"]
+        onnx2tf = str(python("onnx2tf").with_name("onnx2tf"))
+        rows: list[tuple[str, list[str], float | None]] = [
+            ("edgecc --help", [str(EDGECC), "--help"], 0.3),
+            ("MobileNetV2, float TFLite", [*compile_, str(mobile), *float32, *bare, *mobile_out], 1.6),
+            ("the same, verified and profiled", [*compile_, str(mobile), *float32, *mobile_out], 3.2),
+            ("the same, onnx2tf", [onnx2tf, "-i", str(mobile), "-o", f"{folder}/o"], None),
+        ]
+        for form in ("tflite", "onnx", "all"):
+            command = [*compile_, str(efficient.path), "--data", str(data), "--format", form, *efficient_out]
+            rows.append((f"EfficientNet-Lite0, int8 {form}", [*command, *bare], 4.0))
+            rows.append(("the same, verified and profiled", command, 8.0))
+        print("| what | s | limit s | peak MB |\n|---|---|---|---|")
+        for name, command, limit in rows:
+            seconds, peak = measure(command)
+            print(f"| {name} | {seconds:.2f} | {'-' if limit is None else limit} | {peak:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
