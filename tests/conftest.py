@@ -1,6 +1,8 @@
 """What several test files use: the shared material, models written as text, and their answers."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import onnx.parser
 import onnx.printer
 import pytest
 
+import edgecc.cli
 from edgecc import ir
 from edgecc.importer import load
 from edgecc.pipeline import Pass, Pipeline, PipelineLog
@@ -136,5 +139,36 @@ def rewrite() -> Callable[..., Rewritten]:
 
     def run(original: onnx.ModelProto, *passes: Pass) -> Rewritten:
         return Rewritten(*Pipeline(passes).run(load(original)))
+
+    return run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit code, standard output and standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output as one JSON document."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs `edgecc` with these words in this process, as a shell would: nothing but SystemExit comes out."""
+
+    def run(*words: str | Path) -> Outcome:
+        capfd.readouterr()
+        code: Any = 0
+        try:
+            edgecc.cli.main([str(word) for word in words])
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capfd.readouterr()
+        return Outcome(code, captured.out, captured.err)
 
     return run
