@@ -18,7 +18,7 @@ from edgecc.errors import UsageError
 
 MANIFEST = "manifest.json"
 # Packages whose version can change the bytes of an artifact.
-_PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "ai-edge-litert")
+_PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "ai-edge-litert")
 
 
 def manifest(
