@@ -12,18 +12,21 @@ from edgecc.errors import UsageError
 from edgecc.pipeline import Pass, PassContext, PassResult, Refusal
 from edgecc.quant import rules
 from edgecc.quant.params import QuantParams
-from edgecc.quant.plan import QuantPlan, integer_units, unit_outputs
+from edgecc.quant.plan import QuantPlan
+from edgecc.quant.units import integer_units, unit_outputs
 
 _DTYPES = {"int8": np.int8, "uint8": np.uint8, "int16": np.int16, "int32": np.int32}
 
 
 @dataclass(frozen=True, kw_only=True)
 class InsertQDQ(Pass):
-    """Stores activations, weights and biases as the plan says (DESIGN §1: Q/DQ is the only truth from here on).
+    """Stores activations, weights and biases as the plan says.
 
-    Activations: x -> QuantizeLinear -> `x_quantized` -> DequantizeLinear -> `x_dequantized`. Weights: an integer
-    initializer `w_quantized` and a DequantizeLinear along the channel axis. Biases: int32 with scale s_in * s_w.
-    Names of graph inputs and outputs stay; the float value behind an output is called `<output>_float`.
+    From here on Q/DQ is the only truth about quantization (DESIGN §1).
+    Activations: x -> QuantizeLinear -> `x_quantized` -> DequantizeLinear -> `x_dequantized`. Weights: an
+    integer initializer `w_quantized` and a DequantizeLinear along the channel axis. Biases: int32 with scale
+    s_in * s_w. Names of graph inputs and outputs stay; the float value behind an output is called
+    `<output>_float`.
     """
 
     name: ClassVar[str] = "insert_qdq"
@@ -126,8 +129,8 @@ class _Writer:
     def activations(self, units: dict[ir.Node, rules.Column]) -> None:
         """Puts a pair behind every value that an integer node reads or writes."""
         inside = set(units)
-        written = {out for node in units for out in unit_outputs(node)}
-        read: dict[ir.Value, None] = dict.fromkeys(written)
+        written = dict.fromkeys(out for node in units for out in unit_outputs(node))  # ordered: same bytes
+        read: dict[ir.Value, None] = dict(written)
         for node in units:
             for i in rules.data_inputs(node):
                 value = node.inputs[i]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,13 +12,9 @@ from typing import IO, Any
 import numpy as np
 
 from edgecc import ir
+from edgecc.calibration.labels import LABEL_KEYS
 from edgecc.errors import UsageError
 from edgecc.runtime import TensorSpec
-
-LABEL_KEYS = ("labels", "label", "y")
-LABEL_FILES = ("labels.tsv", "labels.csv", "labels.txt")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-MAX_PIXELS = 64_000_000  # guessed: no calibration image is larger, a decompression bomb is
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,9 @@ def open_path(path: Path, inputs: Sequence[TensorSpec]) -> Source:
         UsageError: it does not exist or cannot be read.
     """
     if path.is_dir():
-        return _open_folder(path, inputs)
+        from edgecc.calibration.images import open_folder
+
+        return open_folder(path, inputs)
     if not path.is_file():
         raise UsageError("there is no such file or folder", node=str(path))
     try:
@@ -228,123 +225,3 @@ def _rows(array: Rows, step: int, rank: int) -> Iterator[ir.Array]:
 
 def _whole(array: Rows) -> ir.Array:
     return array.numpy() if isinstance(array, NpzMember) else np.asarray(array)
-
-
-def channel_axis(spec: TensorSpec, channels: int | None = None) -> int | None:
-    """The channel axis: 1 (ONNX's own layout) or the last; None where neither has that many (1, 3 or 4) channels."""
-    allowed = (1, 3, 4) if channels is None else (channels,)
-    rank = len(spec.shape)
-    return next((a for a in (1, rank - 1) if 0 < a < rank and spec.shape[a] in allowed), None)
-
-
-def _open_folder(folder: Path, inputs: Sequence[TensorSpec]) -> Source:
-    from PIL import Image
-
-    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise UsageError(f"the folder holds no image ({', '.join(IMAGE_SUFFIXES)})", node=str(folder))
-    if len(inputs) != 1 or len(inputs[0].shape) != 4:
-        raise UsageError("a folder of images needs a model with one input of rank 4", node=str(folder))
-    spec = inputs[0]
-    axis = channel_axis(spec)
-    if axis is None:
-        raise UsageError("the input has no axis of 1, 3 or 4 channels: it takes no images", node=spec.name)
-    height, width = (spec.shape[2], spec.shape[3]) if axis == 1 else (spec.shape[1], spec.shape[2])
-    if height is None or width is None:
-        raise UsageError(
-            "height and width are not known", node=spec.name, remedy="bind them with --input-shape"
-        )
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[spec.shape[axis] or 3]
-    odd = 0
-    for file in files:
-        with _image(file) as image:
-            odd += image.size != (width, height)
-    warnings = []
-    if odd:
-        warnings.append(
-            f"{odd} of {len(files)} images in {folder.name} are not {width}x{height} and are stretched to it;"
-            " crop and resize them as for training to get faithful figures"
-        )
-
-    def read() -> Iterator[ir.Array]:
-        for file in files:
-            with _image(file) as image:
-                try:
-                    picture: Any = image.convert(mode)
-                except (OSError, SyntaxError, ValueError) as error:
-                    raise UsageError(f"the image cannot be decoded ({error})", node=str(file)) from error
-            if picture.size != (width, height):
-                picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-            array = np.asarray(picture)
-            array = array[:, :, None] if array.ndim == 2 else array
-            yield array.transpose(2, 0, 1) if axis == 1 else array
-
-    names = tuple(f.name for f in files)
-    label_file = next((folder / n for n in LABEL_FILES if (folder / n).is_file()), None)
-    labels = read_labels(label_file, names) if label_file else None
-    description = f"{len(files)} images of {folder.name}"
-    return Source(read, description, len(files), labels, tuple(warnings), names)
-
-
-def _image(file: Path) -> Any:
-    from PIL import Image
-
-    try:
-        image = Image.open(file)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f"the image cannot be read ({error})", node=str(file)) from error
-    if image.width * image.height > MAX_PIXELS:
-        raise UsageError(f"the image has {image.width}x{image.height} pixels: too many", node=str(file))
-    return image
-
-
-def read_labels(labels: Any, names: Sequence[str] | None = None) -> ir.Array:
-    """Class numbers, one a sample, from a file or a sequence. Tables with a `file` column are matched by name.
-
-    Returns:
-        (samples,) int64.
-
-    Raises:
-        UsageError: they cannot be read, are not whole numbers, or a file has none.
-    """
-    if not isinstance(labels, (str, Path)):
-        return _integers(np.asarray(labels), "labels")
-    path = Path(labels)
-    try:
-        if path.suffix == ".npy":
-            return _integers(np.load(path, allow_pickle=False), str(path))
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                keys = [k for k in LABEL_KEYS if k in archive] or list(archive)
-                if len(keys) != 1 and keys[0] not in LABEL_KEYS:
-                    raise UsageError(f"several arrays could be meant: {', '.join(keys)}", node=str(path))
-                return _integers(archive[keys[0]], str(path))
-        if path.suffix in (".txt", ".tsv", ".csv"):
-            with path.open(newline="", encoding="utf-8") as stream:
-                rows = [r for r in csv.reader(stream, delimiter="\t" if path.suffix == ".tsv" else ",") if r]
-            return _table_labels(rows, path, names)
-    except (OSError, ValueError, IndexError, zipfile.BadZipFile) as error:
-        raise UsageError(f"the labels cannot be read ({error})", node=str(path)) from error
-    raise UsageError("labels are read from .npy, .npz, .txt, .tsv and .csv files", node=str(path))
-
-
-def _table_labels(rows: list[list[str]], path: Path, names: Sequence[str] | None) -> ir.Array:
-    header = [cell.strip().lower() for cell in rows[0]] if rows else []
-    column = header.index("label") if "label" in header else -1
-    body = rows[1:] if "label" in header else rows
-    if names is None or ("file" not in header and len(header) < 2):
-        return np.array([int(row[column]) for row in body], np.int64)
-    first = header.index("file") if "file" in header else 0
-    known = {Path(row[first]).name: int(row[column]) for row in body}
-    missing = [n for n in names if n not in known]
-    if missing:
-        raise UsageError(f"{len(missing)} images have no label, the first is {missing[0]}", node=str(path))
-    return np.array([known[n] for n in names], np.int64)
-
-
-def _integers(array: ir.Array, where: str) -> ir.Array:
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise UsageError(
-            f"labels are whole numbers, one a sample; here: {array.dtype} of shape {array.shape}", node=where
-        )
-    return array.astype(np.int64)

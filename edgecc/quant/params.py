@@ -22,8 +22,9 @@ LIMITS: dict[str, tuple[int, int]] = {
     "int32": (-(2**31), 2**31 - 1),
 }
 
-# A tensor that was never seen to leave zero (or a channel of zero weights) still needs a scale. Guessed: small enough
-# to lose nothing should it move, large enough that scale * scale stays far from the smallest float32.
+# A tensor that was never seen to leave zero (or a channel of zero weights) still needs a scale. Guessed:
+# small enough to lose nothing should it move, large enough that scale * scale is far from the smallest
+# float32.
 DEAD = 1e-6
 
 
@@ -76,7 +77,10 @@ class QuantParams:
         """Stored values: round half to even, then saturate, as QuantizeLinear does. int4 is held in int8."""
         scale, zero = self._aligned(array.ndim)
         stored = np.rint(np.asarray(array, np.float64) / scale) + zero
-        return np.clip(stored, *self.limits).astype("int8" if self.dtype == "int4" else self.dtype)
+        result: ir.Array = np.clip(stored, *self.limits).astype(
+            "int8" if self.dtype == "int4" else self.dtype
+        )
+        return result
 
     def dequantize(self, stored: ir.Array) -> ir.Array:
         """Real values, float32."""
@@ -129,7 +133,8 @@ class QuantParams:
     def __str__(self) -> str:
         if self.axis is None:
             return f"{self.dtype} scale {self.scale[0]:.6g} zero point {self.zero_point[0]}"
-        return f"{self.dtype} axis {self.axis}, {self.scale.size} scales {self.scale.min():.6g}..{self.scale.max():.6g}"
+        low, high = self.scale.min(), self.scale.max()
+        return f"{self.dtype} axis {self.axis}, {self.scale.size} scales {low:.6g}..{high:.6g}"
 
 
 def from_range(low: float, high: float, dtype: DType) -> QuantParams:

@@ -1,9 +1,9 @@
-"""The quantization plan: which tensor is stored how. Made once from one calibration, then specialised a runtime."""
+"""The quantization plan: which tensor is stored how; made from one calibration, specialised a runtime."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,18 +13,19 @@ import numpy as np
 from edgecc import ir
 from edgecc.errors import ModelError, UsageError
 from edgecc.quant import rules
-from edgecc.quant.params import DType, QuantParams, fixed, from_range, from_weights
-from edgecc.quant.rules import Column, Runtime
+from edgecc.quant.groups import Range, activation_params
+from edgecc.quant.params import DType, QuantParams, from_range, from_weights
+from edgecc.quant.rules import Runtime
+from edgecc.quant.units import integer_units
 
 if TYPE_CHECKING:
     from edgecc.calibration.observers import Statistics
     from edgecc.target import Target
 
 Precision = Literal["int8", "int16x8"]
-Range = tuple[float, float]
 
-# A bias is stored in int32 with scale s_in * s_w and is the start of an int32 sum. Where it would take more than
-# this, the channel's weight scale is widened: its weights are negligible beside its bias.
+# A bias is stored in int32 with scale s_in * s_w and begins an int32 sum. Where it would exceed this, the
+# channel's weight scale is widened: its weights are negligible beside its bias.
 _BIAS_LIMIT = 2.0**30
 
 
@@ -35,8 +36,8 @@ class QuantPlan:
     Attributes:
         precision: int8, or int16x8 (int16 activations, int8 weights).
         ranges: lowest and highest value of each activation, by value name.
-        tensors: parameters of activations and constants, by value name. Biases are not listed: their scale is the
-            product of the input's and the weights'.
+        tensors: parameters of activations and constants, by value name. Biases are not listed: their scale is
+            the product of the input's and the weights'.
         kept_float: nodes that are not quantized though a kernel exists, with the reason.
         runtime: what the plan is specialised for; None: no runtime yet.
     """
@@ -59,7 +60,7 @@ class QuantPlan:
         unsigned = runtime == "onnx" and target is not None and target.activation_dtype == "uint8"
         dtype: DType = "int16" if self.precision == "int16x8" else "uint8" if unsigned else "int8"
         units, _ = integer_units(model, runtime, self)
-        tensors = _activation_params(units, self.ranges, dtype)
+        tensors = activation_params(units, self.ranges, dtype)
         for node in units:
             weight = rules.weight_of(node)
             if weight is not None:
@@ -179,147 +180,3 @@ def _room_for_bias(node: ir.Node, weight: QuantParams, source: QuantParams) -> Q
     if weight.axis is None or needed.size != weight.scale.size:
         needed = np.full(weight.scale.size, needed.max(initial=0.0))
     return replace(weight, scale=np.maximum(weight.scale, needed.astype(np.float32)))
-
-
-def integer_units(
-    model: ir.Model, runtime: Runtime, plan: QuantPlan
-) -> tuple[dict[ir.Node, Column], dict[str, str]]:
-    """The nodes computed in integers, and for each other one why it is not.
-
-    A fused activation counts as its producer. Operators that only move values are left in float where none of the
-    nodes they are connected with computes in integers: quantizing them would cost and save nothing.
-    """
-    units: dict[ir.Node, Column] = {}
-    reasons: dict[str, str] = {}
-    axes: dict[str, int | None] = {}
-    fused: set[ir.Node] = set()
-    for node in model.graph:
-        found = plan.kept_float.get(ir.label(node)) or rules.column(node, runtime)
-        if isinstance(found, Column):
-            found = _missing(node, found, plan, axes)
-        if node.op_type in ("Relu", "Clip") and runtime == "onnx" and node not in fused:
-            found = "ONNX Runtime has no integer kernel, and no quantized operator before it takes it over"
-        if isinstance(found, str):
-            reasons[ir.label(node)] = found
-            continue
-        units[node] = found
-        after = rules.fused_activation(node)
-        if after is not None:
-            fused.add(after)
-    for node in _idle(units):
-        reasons[ir.label(node)] = "it only moves values between float operators"
-        del units[node]
-    return units, reasons
-
-
-def _missing(node: ir.Node, found: Column, plan: QuantPlan, axes: dict[str, int | None]) -> Column | str:
-    """The column, or what the plan lacks to quantize the node."""
-    for value in (*(node.inputs[i] for i in rules.data_inputs(node)), *unit_outputs(node)):
-        if value is not None and str(value.name) not in plan.ranges and ir.constant(value) is None:
-            return f"{value.name} was not observed"
-    weight = rules.weight_of(node)
-    if weight is None:
-        return found
-    name, axis = str(weight.name), rules.channel_axis(node)
-    params = plan.tensors.get(name)
-    if params is None or (params.axis is not None and axes.setdefault(name, axis) != axis):
-        return "its weights are shared with an operator that reads them along another axis"
-    return found
-
-
-def unit_outputs(node: ir.Node) -> tuple[ir.Value, ...]:
-    """The outputs of a node, those of the activation fused into it where there is one."""
-    after = rules.fused_activation(node)
-    return tuple(after.outputs if after is not None else node.outputs)
-
-
-def _idle(units: Mapping[ir.Node, Column]) -> list[ir.Node]:
-    """Moving nodes in connected groups of moving nodes that touch no computing unit."""
-    moving = [n for n in units if rules.RULES[n.op_type].hull]
-    idle = []
-    seen: set[ir.Node] = set()
-    for start in moving:
-        if start in seen:
-            continue
-        group, queue, useful = [], [start], False
-        seen.add(start)
-        while queue:
-            node = queue.pop()
-            group.append(node)
-            for other in _neighbours(node):
-                if other not in units:
-                    continue
-                if not rules.RULES[other.op_type].hull:
-                    useful = True
-                elif other not in seen:
-                    seen.add(other)
-                    queue.append(other)
-        if not useful:
-            idle += group
-    return idle
-
-
-def _neighbours(node: ir.Node) -> Iterable[ir.Node]:
-    for value in node.inputs:
-        producer = value.producer() if value is not None else None
-        if producer is not None:
-            yield producer
-    for out in node.outputs:
-        yield from ir.consumers(out)
-
-
-def _activation_params(
-    units: Mapping[ir.Node, Column], ranges: Mapping[str, Range], dtype: DType
-) -> dict[str, QuantParams]:
-    """Parameters of every value that a unit reads or writes."""
-    import networkx as nx
-
-    groups = nx.utils.UnionFind()
-    demanded: dict[str, QuantParams] = {}  # by value
-    derived: set[str] = set()  # range follows from the rest of its group
-    several: list[tuple[list[str], str]] = []
-    covered: dict[str, Range] = {}
-    for node, found in units.items():
-        sources = [v for i in rules.data_inputs(node) if (v := node.inputs[i]) is not None]
-        outputs = [str(v.name) for v in unit_outputs(node)]
-        for value in sources:
-            array = ir.constant(value)
-            groups[str(value.name)]
-            if array is not None:
-                covered[str(value.name)] = (float(array.min(initial=0)), float(array.max(initial=0)))
-            else:
-                covered[str(value.name)] = ranges[str(value.name)]
-        for name in outputs:
-            groups[name]
-            covered[name] = ranges[name]
-            if found.fixed is not None and dtype in found.fixed:
-                demanded[name] = fixed(*found.fixed[dtype], dtype)
-        if found.scale == "same":
-            derived.update(outputs)
-            names = [str(v.name) for v in sources]
-            if len(names) == 1:
-                groups.union(names[0], *outputs)
-            else:
-                several.append((names, outputs[0]))
-    for names, output in several:
-        wants = {groups[n]: _demand(groups, n, demanded) for n in (*names, output)}
-        given = [p for p in wants.values() if p is not None]
-        alike = len(set(given)) == 1 and len(given) == len(wants) - (
-            groups[output] not in {groups[n] for n in names}
-        )
-        for name in names:
-            if alike or not given or wants[groups[name]] is None:
-                groups.union(name, output)
-    result: dict[str, QuantParams] = {}
-    for group in groups.to_sets():
-        params = next((demanded[n] for n in sorted(group) if n in demanded), None)
-        if params is None:
-            members = [covered[n] for n in group if n not in derived] or [covered[n] for n in group]
-            params = from_range(min(m[0] for m in members), max(m[1] for m in members), dtype)
-        result.update(dict.fromkeys(group, params))
-    return result
-
-
-def _demand(groups: Any, name: str, demanded: Mapping[str, QuantParams]) -> QuantParams | None:
-    root = groups[name]
-    return next((p for n, p in sorted(demanded.items()) if groups[n] == root), None)

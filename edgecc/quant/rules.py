@@ -1,9 +1,9 @@
 """What each runtime demands of each quantized operator: one table, a row an operator, a column a runtime.
 
 Sources of the numbers:
-  TFLite: "TensorFlow Lite 8-bit quantization specification" (fixed output scales, same-scale restrictions, weights);
-  int16 fixed scales: the kernels' Prepare functions (activations.cc: 2^-15, zero point 0).
-  ONNX Runtime: `benchmarks/onnxrt_kernels.py` reads back one-operator models from the optimised graph (1.31, CPU).
+  TFLite: "TensorFlow Lite 8-bit quantization specification" (fixed output scales, same-scale restrictions,
+  weights); int16 fixed scales: the kernels' Prepare functions (activations.cc: 2^-15, zero point 0).
+  ONNX Runtime: `benchmarks/onnxrt_kernels.py` reads back one-operator models (1.31, CPU provider).
 """
 
 from __future__ import annotations
@@ -67,9 +67,8 @@ def _gemm(node: ir.Node) -> str | None:
         return "alpha or beta is not 1"
     if (reason := _constant_weight(node)) is not None:
         return reason
-    bias = ir.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    channels = node.inputs[1].shape[0 if ir.attribute(node, "transB", 0) else 1]  # type: ignore[union-attr, index]
-    if bias is not None and bias.size != channels:
+    weight, bias = ir.constant(node.inputs[1]), ir.constant(node.inputs[2] if len(node.inputs) > 2 else None)
+    if bias is not None and weight is not None and bias.size != weight.shape[channel_axis(node)]:
         return "its bias is not one number a column"
     return None
 
@@ -80,12 +79,6 @@ def _matmul(node: ir.Node) -> str | None:
         return "its first operand is constant"
     if ir.constant(weight) is not None and weight is not None and len(weight.shape or ()) != 2:
         return "its weights are not a matrix"
-    return None
-
-
-def _no_constant_operand(node: ir.Node) -> str | None:
-    if any(ir.constant(v) is not None for v in node.inputs):
-        return "ONNX Runtime fuses no int8 operator with a constant operand"
     return None
 
 
@@ -125,14 +118,6 @@ def _pad_zero(node: ir.Node) -> str | None:
     return None
 
 
-def _relu_by_range(node: ir.Node) -> str | None:
-    """ONNX Runtime has no integer Relu or Clip: they vanish into the range of the producer's output."""
-    producer = node.inputs[0].producer() if node.inputs[0] is not None else None
-    if producer is not None and fused_activation(producer) is node:
-        return None
-    return "ONNX Runtime has no integer kernel, and no quantized operator before it can take it over"
-
-
 OWN, SAME = Column("own"), Column("same")
 _SIGMOID = {"int8": (1 / 256, -128), "uint8": (1 / 256, 0), "int16": (2.0**-15, 0)}
 _TANH = {"int8": (1 / 128, 0), "uint8": (1 / 128, 128), "int16": (2.0**-15, 0)}
@@ -147,14 +132,16 @@ RULES: Mapping[str, Rule] = {
     "Gemm": Rule(Column("own", unless=_gemm), Column("own", unless=_gemm), weight=1, bias=2),
     "MatMul": Rule(Column("own", unless=_matmul), Column("own", unless=_matmul), data=None, weight=1),
     # arithmetic
-    "Add": Rule(OWN, Column("own", unless=_no_constant_operand), data=None),
-    "Mul": Rule(OWN, Column("own", unless=_no_constant_operand), data=None),
+    "Add": Rule(OWN, OWN, data=None),
+    "Mul": Rule(OWN, OWN, data=None),
     "Sub": Rule(OWN, None, data=None),
     "Max": Rule(SAME, None, data=None, hull=True),
     "Min": Rule(SAME, None, data=None, hull=True),
     # activations
-    "Relu": Rule(OWN, Column("own", unless=_relu_by_range)),
-    "Clip": Rule(OWN, Column("own", unless=_relu_by_range)),
+    "Relu": Rule(
+        OWN, None
+    ),  # ONNX Runtime: only where the operator before takes it over, see FUSED_ACTIVATIONS
+    "Clip": Rule(OWN, None),
     "LeakyRelu": Rule(OWN, OWN),
     "PRelu": Rule(OWN, None, data=None),
     "HardSwish": Rule(OWN, None),
@@ -163,7 +150,9 @@ RULES: Mapping[str, Rule] = {
     "Exp": Rule(OWN, None),
     "Sigmoid": Rule(Column("fixed", _SIGMOID), Column("fixed", _SIGMOID)),
     "Tanh": Rule(Column("fixed", _TANH), None),
-    "Softmax": Rule(Column("fixed", _SIGMOID), Column("fixed", _SIGMOID)),  # TFLite: the layout puts the axis last
+    "Softmax": Rule(
+        Column("fixed", _SIGMOID), Column("fixed", _SIGMOID)
+    ),  # TFLite: the layout puts the axis last
     "LogSoftmax": Rule(Column("fixed", _LOG_SOFTMAX, _last_axis), None),
     "LpNormalization": Rule(Column("fixed", _TANH, _last_axis), None),
     # pooling and reductions
@@ -203,7 +192,7 @@ _CLIPS = {(0.0, 6.0): "relu6", (-1.0, 1.0): "relu_n1_to_1"}
 
 
 def activation_kind(node: ir.Node) -> str | None:
-    """The name of a Relu or Clip in TFLite's terms; None for a Clip with other limits and for any other operator."""
+    """The name of a Relu or Clip in TFLite's terms; None for other limits and other operators."""
     if node.op_type == "Relu":
         return "relu"
     if node.op_type != "Clip":
@@ -236,13 +225,11 @@ def fused_activation(node: ir.Node) -> ir.Node | None:
 
 
 def data_inputs(node: ir.Node) -> list[int]:
-    """Which inputs of a node are activations, or constants quantized as such (not weights, axes or shapes)."""
+    """Which inputs of a node are activations or constants quantized as such: no weights, axes, shapes."""
     rule = RULES[node.op_type]
     wanted = range(len(node.inputs)) if rule.data is None else rule.data
-    return [
-        i for i in wanted
-        if i < len(node.inputs) and node.inputs[i] is not None and not (i == rule.weight and weight_of(node) is not None)
-    ]  # fmt: skip
+    skipped = rule.weight if weight_of(node) is not None else None
+    return [i for i in wanted if i < len(node.inputs) and node.inputs[i] is not None and i != skipped]
 
 
 def weight_of(node: ir.Node) -> ir.Value | None:
@@ -281,7 +268,7 @@ def column(node: ir.Node, runtime: Runtime) -> Column | str:
         return f"{name} has no integer kernel for it"
     assert isinstance(found, Column)
     for value in (*node.outputs, *(node.inputs[i] for i in data_inputs(node))):
-        if value is not None and value.dtype != ir.DataType.FLOAT:
-            return f"{value.name} is {value.dtype.name.lower() if value.dtype else 'of unknown type'}, not float32"
+        if value is not None and value.dtype not in (None, ir.DataType.FLOAT):
+            return f"{value.name} is {value.dtype.name.lower() if value.dtype else ''}, not float32"
     reason = found.unless(node) if found.unless is not None else None
     return found if reason is None else reason
