@@ -157,7 +157,7 @@ class CompileOptions:
     plan: str | Path | QuantPlan | None = _word(
         "quantization plan of an earlier run, instead of data", metavar="plan.json"
     )
-    observer: Observer = _word("how ranges of activations are taken", "minmax", choices=get_args(Observer))
+    observer: Observer = _word("how ranges of activations are taken", "robust", choices=get_args(Observer))
     io_layout: IoLayout = _word("layout of inputs and outputs of TFLite", "auto", choices=get_args(IoLayout))
     io_dtype: IoDtype = _word(
         "type of inputs and outputs of int8 TFLite", "float32", choices=get_args(IoDtype)

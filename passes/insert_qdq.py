@@ -73,6 +73,19 @@ class _Writer:
         self.taken.add(name)
         return name
 
+    def name_nodes(self) -> None:
+        """Gives the new nodes names, which profilers and messages show and which must be unique."""
+        taken = {node.name for node in self.graph if node.name}
+        for node in self.graph:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not node.name:
+                stem = name = f"{node.outputs[0].name}/{node.op_type}"
+                count = 0
+                while name in taken:
+                    count += 1
+                    name = f"{stem}_{count}"
+                node.name = name
+                taken.add(name)
+
     def scale_and_zero(self, stem: str, params: QuantParams, *, zero: bool = True) -> tuple[ir.Value, ...]:
         """Initializers; a scalar each for per-tensor parameters."""
         shape = () if params.axis is None else params.scale.shape
@@ -223,7 +236,7 @@ class _Writer:
 def _node(
     op_type: str, inputs: tuple[ir.Value, ...], output: str, attributes: dict[str, int] | None = None
 ) -> ir.Node:
-    made = ir.Node("", op_type, inputs, name=output)
+    made = ir.Node("", op_type, inputs)
     made.attributes.update({k: ir.Attr(k, ir.AttributeType.INT, v) for k, v in (attributes or {}).items()})
     made.outputs[0].name = output
     return made
