@@ -24,7 +24,7 @@ Format = Literal["tflite", "onnx", "all"]
 Precision = Literal["int8", "int16x8", "int4", "fp16", "dynamic", "fp32", "mixed"]
 IoLayout = Literal["auto", "onnx", "nhwc"]
 IoDtype = Literal["float32", "int8", "uint8"]
-Observer = Literal["minmax", "percentile"]
+Observer = Literal["robust", "minmax", "percentile"]
 
 _SIZES = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _COUNTS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}
