@@ -155,9 +155,11 @@ class _Compilation:
                 options.eval_data, specs, labels=options.labels, mean=options.mean, std=options.std
             )
             self.warnings.extend(w for w in evaluation.warnings if w not in self.warnings)
-        return calibration, evaluation or calibration or random_samples(
-            self.original, RANDOM_SAMPLES, options.seed
-        )
+        if evaluation is None:
+            evaluation = calibration
+        if evaluation is None:
+            evaluation = random_samples(self.original, RANDOM_SAMPLES, options.seed)
+        return calibration, evaluation
 
     # ---- the line ------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]
 
 @pytest.fixture
 def det(parse: Callable[..., onnx.ModelProto], tmp_path: Path) -> Path:
-    """A network with an operator that no format of `arm` has, under a name that attacks terminals."""
+    """A network with an operator that TFLite does not have, under a name that attacks terminals."""
     model = parse("g (float[1,4,4] x) => (float[1] y) { t = Relu(x) \n y = Det(t) }")
     model.graph.node[1].name = "evil\x1b[2J\x1b]0;owned\x07[red]\u202egnp"
     path = tmp_path / "det.onnx"
@@ -40,7 +40,8 @@ def test_the_whole_line_in_both_formats(cli: Cli, tmp_path: Path) -> None:
     assert found.code == 0, found.err
     names = {p.name for p in out.iterdir()}
     assert names == {
-        "digits_cnn.int8.tflite", "digits_cnn.int8.onnx", "report.json", "report.html", "manifest.json", "plan.json"
+        "digits_cnn.int8.tflite", "digits_cnn.int8.onnx", "report.json", "report.html",
+        "manifest.json", "plan.json"
     }  # fmt: skip
     assert "digits_cnn for arm" in found.out.splitlines()[0]
     assert f"wrote {out / 'digits_cnn.int8.tflite'}" in found.out
@@ -57,7 +58,9 @@ def test_the_whole_line_in_both_formats(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "dynamic", "int8"])
 def test_every_precision_in_every_format(cli: Cli, tmp_path: Path, precision: str) -> None:
     data = ("--data", CALIB) if precision == "int8" else ()
-    found = cli("compile", MLP, "--precision", precision, *data, "--no-profile", "--json", "-o", tmp_path / "o")
+    found = cli(
+        "compile", MLP, "--precision", precision, *data, "--no-profile", "--json", "-o", tmp_path / "o"
+    )
     assert found.code == 0, found.err
     assert set(found.json["files"]) == {"tflite", "onnx"}
     for form, path in found.json["files"].items():
@@ -66,7 +69,7 @@ def test_every_precision_in_every_format(cli: Cli, tmp_path: Path, precision: st
     assert all(a["fidelity"]["sqnr_db"] > least for a in found.json["artifacts"])
 
 
-def test_without_data_weights_alone_are_quantized_and_the_remedy_comes_first(cli: Cli, tmp_path: Path) -> None:
+def test_without_data_only_weights_are_quantized_and_the_remedy_comes_first(cli: Cli, tmp_path: Path) -> None:
     found = cli("compile", MLP, *QUICK, "-o", tmp_path / "o")
     assert found.code == 0
     assert "give --data" in found.out.splitlines()[0]
@@ -84,7 +87,7 @@ def test_random_data_must_be_asked_for_by_name(cli: Cli, tmp_path: Path) -> None
     assert (tmp_path / "o" / "digits_mlp.int8.tflite").exists()
 
 
-# ---- exit codes ----------------------------------------------------------------------------------------------
+# ---- exit codes ----------------------------------------------------------------------------------
 
 WRONG_USE = {
     "no such model": (("compile", "nope.onnx"), "there is no such file"),
@@ -172,7 +175,18 @@ def test_what_the_target_does_not_list_is_exit_3(cli: Cli, tmp_path: Path) -> No
 @pytest.mark.parametrize("limit", [("--min-sqnr", "199"), ("--min-agreement", "1")])
 def test_less_faithful_than_allowed_is_exit_4(cli: Cli, tmp_path: Path, limit: tuple[str, str]) -> None:
     out = tmp_path / "out"
-    words = ("compile", MLP, "--format", "tflite", "--data", CALIB, "--eval-data", TEST, "--no-profile", *limit)
+    words = (
+        "compile",
+        MLP,
+        "--format",
+        "tflite",
+        "--data",
+        CALIB,
+        "--eval-data",
+        TEST,
+        "--no-profile",
+        *limit,
+    )
     if limit[0] == "--min-agreement":  # noise: no network agrees with itself at int8
         rng = np.random.default_rng(0)
         np.savez(tmp_path / "noise.npz", pixels=rng.standard_normal((300, 64)).astype(np.float32) * 9)
@@ -231,7 +245,7 @@ def test_an_interrupt_leaves_nothing(cli: Cli, tmp_path: Path, monkeypatch: pyte
         assert not list(tmp_path.rglob("*.*")), stage
 
 
-# ---- how commands speak --------------------------------------------------------------------------------------
+# ---- how commands speak --------------------------------------------------------------------------
 
 
 def commands(tmp_path: Path) -> dict[str, tuple[str | Path, ...]]:
@@ -334,14 +348,18 @@ def test_the_installed_command() -> None:
     script = Path(sys.executable).with_name("edgecc")
     if not script.exists():
         pytest.skip("edgecc is not installed as a command")
-    done = subprocess.run([script, "targets", "--json"], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [script, "targets", "--json"], capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0
     assert "arm" in json.loads(done.stdout)
-    wrong = subprocess.run([script, "compile", "nope.onnx"], capture_output=True, text=True, check=False, timeout=60)
+    wrong = subprocess.run(
+        [script, "compile", "nope.onnx"], capture_output=True, text=True, check=False, timeout=60
+    )
     assert wrong.returncode == 2
 
 
-# ---- options that change the work ----------------------------------------------------------------------------
+# ---- options that change the work ----------------------------------------------------------------
 
 
 def test_passes_added_left_out_and_preset(cli: Cli, tmp_path: Path) -> None:
@@ -385,7 +403,18 @@ def test_dump_ir_writes_the_graph_after_every_pass(cli: Cli, tmp_path: Path) -> 
 
 def test_seed_and_threads(cli: Cli, tmp_path: Path) -> None:
     def digest(*words: str) -> str:
-        found = cli("compile", MLP, "--format", "tflite", "--random-data", *QUICK, *words, "--json", "-o", tmp_path / "o")
+        found = cli(
+            "compile",
+            MLP,
+            "--format",
+            "tflite",
+            "--random-data",
+            *QUICK,
+            *words,
+            "--json",
+            "-o",
+            tmp_path / "o",
+        )
         return str(found.json["artifacts"][0]["sha256"])
 
     assert digest("--seed", "1") == digest("--seed", "1", "--threads", "2") != digest("--seed", "2")
@@ -403,20 +432,25 @@ def test_integer_inputs_and_outputs(cli: Cli, tmp_path: Path, dtype: str, shift:
     assert port["zero_point"] == -128 + shift  # pixels start at 0
 
 
-@pytest.mark.parametrize(("layout", "shape"), [("onnx", [1, 3, 8, 8]), ("nhwc", [1, 8, 8, 3]), ("auto", [1, 8, 8, 3])])
+@pytest.mark.parametrize(
+    ("layout", "shape"), [("onnx", [1, 3, 8, 8]), ("nhwc", [1, 8, 8, 3]), ("auto", [1, 8, 8, 3])]
+)
 def test_layout_of_inputs_and_outputs(
     cli: Cli, parse: Callable[..., onnx.ModelProto], tmp_path: Path, layout: str, shape: list[int]
 ) -> None:
     weights = np.random.default_rng(0).standard_normal((5, 3, 3, 3)).astype(np.float32)
     model = parse("g (float[1,3,8,8] x) => (float[1,5,6,6] y) { y = Conv(x, w) }", constants={"w": weights})
     onnx.save(model, tmp_path / "conv.onnx")
-    found = cli("compile", tmp_path / "conv.onnx", "--format", "tflite", "--precision", "fp32", "--no-profile",
+    found = cli("compile", tmp_path / "conv.onnx", "--format", "tflite", "--precision", "fp32",
+                "--no-profile",
                 "--io-layout", layout, "--json", "-o", tmp_path / "o")  # fmt: skip
     assert found.code == 0, found.err
     (facts,) = found.json["artifacts"]
     assert facts["inputs"][0]["shape"] == shape
     assert facts["inputs"][0]["name"] == "x"
-    assert facts["fidelity"]["relative_error"] < 1e-4  # verification feeds the ONNX layout whatever the file's is
+    assert (
+        facts["fidelity"]["relative_error"] < 1e-4
+    )  # verification feeds the ONNX layout whatever the file's is
     assert bool(facts["transposes"]) == (layout == "onnx")
     manifest = json.loads((tmp_path / "o" / "manifest.json").read_text())
     assert manifest["options"]["io-layout"] == layout
@@ -429,7 +463,7 @@ def test_symbolic_dimensions_are_bound(cli: Cli, tmp_path: Path) -> None:
     assert bound.json["artifacts"][0]["inputs"][0]["shape"] == [3, 64]
 
 
-# ---- data ----------------------------------------------------------------------------------------------------
+# ---- data ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -447,10 +481,13 @@ def images(tmp_path: Path) -> tuple[Path, Path]:
     return folder, tmp_path / "labels.txt"
 
 
-def test_a_folder_of_images_with_mean_std_and_labels(cli: Cli, tmp_path: Path, images: tuple[Path, Path]) -> None:
+def test_a_folder_of_images_with_mean_std_and_labels(
+    cli: Cli, tmp_path: Path, images: tuple[Path, Path]
+) -> None:
     folder, labels = images
     found = cli("compile", CNN, "--format", "tflite", "--data", folder, "--labels", labels, "--mean", "0",
-                "--std", "255", "--no-profile", "--max-drop", "0.5", "--json", "-o", tmp_path / "o")  # fmt: skip
+                "--std", "255", "--no-profile", "--max-drop", "0.5", "--json",
+                "-o", tmp_path / "o")  # fmt: skip
     assert found.code == 0, found.err
     fidelity = found.json["artifacts"][0]["fidelity"]
     assert fidelity["samples"] == 20
@@ -458,13 +495,17 @@ def test_a_folder_of_images_with_mean_std_and_labels(cli: Cli, tmp_path: Path, i
     assert fidelity["reference_accuracy"] >= 0.95
 
 
-def test_pixels_that_were_not_scaled_are_warned_about(cli: Cli, tmp_path: Path, images: tuple[Path, Path]) -> None:
+def test_pixels_that_were_not_scaled_are_warned_about(
+    cli: Cli, tmp_path: Path, images: tuple[Path, Path]
+) -> None:
     found = cli("compile", CNN, "--format", "tflite", "--data", images[0], *QUICK, "-o", tmp_path / "o")
     assert found.code == 0
     assert "--mean and --std" in found.out.splitlines()[0]
 
 
-def test_a_function_of_the_users_own_module(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_of_the_users_own_module(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "my_samples.py").write_text(
         "import numpy as np\n"
         "def samples():\n"
@@ -485,7 +526,7 @@ def test_a_function_of_the_users_own_module(cli: Cli, tmp_path: Path, monkeypatc
     assert "the disk is gone" in failed.err
 
 
-# ---- the other commands --------------------------------------------------------------------------------------
+# ---- the other commands --------------------------------------------------------------------------
 
 
 def test_inspect_counts_and_says_what_a_target_can_run(cli: Cli, det: Path) -> None:
@@ -494,7 +535,9 @@ def test_inspect_counts_and_says_what_a_target_can_run(cli: Cli, det: Path) -> N
     assert found["parameters"] == pytest.approx(62_954, rel=0.05)
     assert found["peak_activation_bytes"] > 0
     assert all(not serving["findings"] for serving in found["targets"])
-    findings = next(s["findings"] for s in cli("inspect", det, "--json").json["targets"] if s["format"] == "tflite")
+    findings = next(
+        s["findings"] for s in cli("inspect", det, "--json").json["targets"] if s["format"] == "tflite"
+    )
     assert [f["op_type"] for f in findings] == ["Det"]
     assert "cannot run" in cli("inspect", det).out
 
@@ -538,7 +581,7 @@ def test_lists_and_pages(cli: Cli) -> None:
         assert page["does"]
 
 
-# ---- Python: the same words ----------------------------------------------------------------------------------
+# ---- Python: the same words ----------------------------------------------------------------------
 
 
 def samples(count: int = 8) -> Iterator[dict[str, Array]]:
@@ -563,7 +606,7 @@ FORMS: dict[str, Callable[[], Any]] = {
     "generator": samples,
     "function": lambda: samples,
     "reader": Reader,
-    "tf": lambda: (lambda: ([s["pixels"]] for s in samples())),
+    "tf": lambda: lambda: ([s["pixels"]] for s in samples()),
     "path": lambda: CALIB,
 }
 
@@ -634,8 +677,14 @@ def test_python_refuses_unknown_and_wrong_words(tmp_path: Path) -> None:
 
 
 def test_json_of_failure_and_success_never_mix(cli: Cli, tmp_path: Path) -> None:
-    words: list[tuple[str | Path, ...]] = [("targets", "--json"), ("targets", "z80", "--json"), ("compile", "--json")]
-    words.append(("compile", MLP, "--format", "tflite", "--max-size", "1", *QUICK, "--json", "-o", tmp_path / "o"))
+    words: list[tuple[str | Path, ...]] = [
+        ("targets", "--json"),
+        ("targets", "z80", "--json"),
+        ("compile", "--json"),
+    ]
+    words.append(
+        ("compile", MLP, "--format", "tflite", "--max-size", "1", *QUICK, "--json", "-o", tmp_path / "o")
+    )
     for each, code in itertools.zip_longest(words, [0, 2, 2, 5]):
         found = cli(*each)
         assert found.code == code
