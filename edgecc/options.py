@@ -250,6 +250,8 @@ def _parsed(word: str, facts: Mapping[str, Any], value: Any) -> Any:
             return tuple(float(v) for v in (value if isinstance(value, Iterable) else (value,)))
         if word == "input_shape" and isinstance(value, Mapping):
             return {str(k): tuple(int(d) for d in v) for k, v in value.items()}
+    except UsageError as error:
+        raise UsageError(error.message, node=where, remedy=error.remedy) from None
     except (TypeError, ValueError):
         raise UsageError(f"{value!r} cannot be read", node=where) from None
     return tuple(value) if isinstance(value, list) else value
