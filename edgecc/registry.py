@@ -28,6 +28,7 @@ def _builtin(package: str, suffix: str) -> dict[str, Path]:
     return {p.stem: p for p in sorted(folder.glob(f"*{suffix}")) if not p.stem.startswith("_")}
 
 
+@cache
 def _external(group: str) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=group):
