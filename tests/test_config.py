@@ -99,7 +99,8 @@ def test_an_unknown_key_is_refused_with_a_suggestion(cli: Cli, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "text", ["seed = ", "seed = 'x'", "seed = 1.5", "no-verify = 'yes'", "input-shape = {x = 'a'}", "data = 3",
+    "text", ["seed = ", "seed = 'x'", "seed = 1.5", "no-verify = 'yes'", "input-shape = {x = 'a'}",
+             "data = 3",
              "mean = 'a'", "output = []", "threads = true", "pass = 3", "input-shape = {x = [1, {}]}",
              "target = 5", "precision = ['int8']", "max-size = 'big'", "labels = [[1]]"]
 )  # fmt: skip

@@ -130,6 +130,7 @@ def test_a_rejected_artifact_has_no_manifest(tmp_path: Path) -> None:
         "no_profile": True,
         "no_verify": True,
         "output": tmp_path / "o",
+        "max_size": "1KB",
     }
     with pytest.raises(edgecc.EdgeccError) as caught:
         edgecc.compile(MLP, **words)
