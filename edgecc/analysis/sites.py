@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgecc import ir
+from edgecc.errors import Finding, UnsupportedError
 from edgecc.ir import Array
 from edgecc.quant.params import QuantParams
 
@@ -148,10 +149,16 @@ def _half(node: ir.Node) -> Array | None:
 
 
 def params(node: ir.Node) -> QuantParams:
-    """Scale, zero point and axis of a QuantizeLinear or DequantizeLinear node."""
+    """Scale, zero point and axis of a QuantizeLinear or DequantizeLinear node.
+
+    Raises:
+        UnsupportedError: they are not constant.
+    """
     scale = ir.constant(node.inputs[1])
-    assert scale is not None, f"{ir.label(node)} has a computed scale"
     zero = ir.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if scale is None or (zero is None and len(node.inputs) > 2 and node.inputs[2] is not None):
+        found = Finding(ir.label(node), node.op_type, "its scale or zero point is computed at run time")
+        raise UnsupportedError("this node cannot be compiled", [found])
     stored = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
     assert stored is not None
     dtype = str(stored.dtype).lower() if stored.dtype is not None else "int8"

@@ -18,10 +18,15 @@ from edgecc.analysis.sites import Operand, Site, SiteGraph
 from edgecc.ir import Array
 from edgecc.quant.params import QuantParams
 from edgecc.tflite.graph import Graph, Operator, Tensor, itemsize
+from edgecc.tflite.legality import objection
 from edgecc.tflite.versions import version_of
 
 # Element types of ONNX that are narrowed, because TFLite's kernels take the narrower one.
 NARROWED = {"float64": "float32", "float16": "float32", "bfloat16": "float32", "uint16": "int32"}
+_STORABLE = frozenset(
+    {"float32", "float16", "bool", "int4", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+)
+_INT32 = 2  # schema.fbs: enum TensorType
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,10 @@ class Unservable(Exception):
     def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(reason)
         self.reason, self.remedy = reason, remedy
+
+
+class NotMade(Unservable):
+    """A node reads what another node that cannot be served should have made."""
 
 
 class NeedsFloat(Exception):
@@ -78,7 +87,13 @@ class Builder:
         quant: QuantParams | None = None,
         batched: bool = False,
     ) -> int:
-        """Adds a tensor; the name gets a number where it is taken."""
+        """Adds a tensor; the name gets a number where it is taken.
+
+        Raises:
+            Unservable: TFLite stores no such elements.
+        """
+        if dtype not in _STORABLE:
+            raise Unservable(f"{name} has elements of the type {dtype}")
         unique, count = name, 0
         while unique in self._names:
             count += 1
@@ -109,6 +124,21 @@ class Builder:
         """A constant vector of int32, as shapes, axes and paddings are."""
         return self.constant(np.asarray(values, np.int32), name or f"{self._site_name()}/const")
 
+    def sizes(self, like: int, rest: Sequence[int]) -> int:
+        """The shape (batch of `like`, *rest) as a tensor: a constant unless the batch is symbolic."""
+        if not self.graph.tensors[like].batched:
+            return self.ints((self.shape(like)[0], *rest))
+        name, rank = self._site_name(), len(self.shape(like))
+        shape = self.operator("SHAPE", [like], [self.tensor(f"{name}/shape", (rank,), "int32")], {"outType": _INT32})
+        batch = self.tensor(f"{name}/batch", (1,), "int32")
+        self.operator("STRIDED_SLICE", [shape, self.ints((0,)), self.ints((1,)), self.ints((1,))], [batch], {})
+        whole = self.tensor(f"{name}/sizes", (1 + len(rest),), "int32")
+        return self.operator("CONCATENATION", [batch, self.ints(rest)], [whole], {"axis": 0})
+
+    def is_free(self, operand: Operand | None, axis: int) -> bool:
+        """Whether an axis of a computed operand is the symbolic batch."""
+        return operand is not None and operand.array is None and axis == 0 and is_batched(operand.value)
+
     def shape(self, index: int) -> tuple[int, ...]:
         """Shape of a tensor, a symbolic batch as 1."""
         return self.graph.tensors[index].shape
@@ -130,6 +160,8 @@ class Builder:
         if operand.array is not None:
             array = operand.array if quant is not None or operand.array.dtype == np.float16 else operand.real()
             return self._constant_in(array, str(operand.value.name), wanted, quant)
+        if operand.value not in self._stored:
+            raise NotMade(f"nothing makes {operand.value.name}")
         index = self._in_quant(self._stored[operand.value], operand.value, quant)
         return self._in_order(index, operand.value, wanted)
 
@@ -234,6 +266,14 @@ class Builder:
         assert self.site is not None
         self._stored[self.site.outputs[position].value] = index
 
+    def forget(self, tensors: int, operators: int) -> None:
+        """Takes back what a lowering made beyond the first `tensors` and `operators`."""
+        self._names.difference_update(t.name for t in self.graph.tensors[tensors:])
+        del self.graph.tensors[tensors:], self.graph.operators[operators:]
+        for made in (self._stored, self._copies, self._constants):
+            for key in [k for k, index in made.items() if index >= tensors]:  # type: ignore[attr-defined]
+                del made[key]  # type: ignore[attr-defined]
+
     def store_input(self, value: ir.Value, index: int) -> None:
         """Graph input `value` is the tensor `index`."""
         self._stored[value] = index
@@ -246,8 +286,15 @@ class Builder:
     def operator(
         self, code: str, inputs: Sequence[int], outputs: Sequence[int], options: Mapping[str, Any] | None = None
     ) -> int:
-        """Appends an operator with the lowest version that serves its types, and gives its first output back."""
+        """Appends an operator with the lowest version that serves its types, and gives its first output back.
+
+        Raises:
+            Unservable: no kernel takes these types or shapes.
+        """
         op = Operator(code, tuple(inputs), tuple(outputs), dict(options or {}))
+        reason = objection(op, self.graph.tensors)
+        if reason is not None:
+            raise Unservable(reason)
         op.version = version_of(op, self.graph.tensors)
         self.graph.operators.append(op)
         return outputs[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module
 from typing import Literal
@@ -15,7 +16,7 @@ from edgecc.artifact import Artifact, Port
 from edgecc.errors import Finding, UnsupportedError
 from edgecc.quant.params import QuantParams
 from edgecc.tflite import LOWERINGS, Lowering
-from edgecc.tflite.builder import Builder, NeedsFloat, Transposition, Unservable, is_batched
+from edgecc.tflite.builder import Builder, NeedsFloat, NotMade, Transposition, Unservable, is_batched
 
 _FAMILIES = ("conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize")
 
@@ -53,14 +54,20 @@ def lower(
     sites = site_graph(model)
     layout = choose_layout(sites, io_layout)
     builder = Builder(sites, layout)
-    inputs = [_input(builder, value, io_dtype) for value in sites.inputs]
     table, findings, islands = lowerings(), [], []
+    inputs = []
+    for value in sites.inputs:
+        try:
+            inputs.append(_input(builder, value, io_dtype))
+        except Unservable as error:
+            findings.append(Finding(str(value.name), "input", error.reason, error.remedy))
     for site in sites.sites:
         try:
             if not _lower_site(builder, site, table):
                 islands.append(site)
         except Unservable as error:
-            findings.append(Finding(site.name, site.op_type, error.reason, error.remedy))
+            if not isinstance(error, NotMade) or not findings:
+                findings.append(Finding(site.name, site.op_type, error.reason, error.remedy))
             _pretend(builder, site)
     if findings:
         raise UnsupportedError("these nodes cannot be written as TFLite", findings)
@@ -80,11 +87,13 @@ def _lower_site(b: Builder, site: Site, table: dict[str, Lowering]) -> bool:
     if any(not ir.is_static(r.value) for r in site.outputs if r.value.name):
         raise Unservable("its output shape is not known when compiling", "bind it with --input-shape")
     b.site, b.quantized = site, site.quantized and lowering.int8
+    before = len(b.graph.tensors), len(b.graph.operators)
     if b.quantized:
         try:
             lowering.function(site, b)
             return True
         except NeedsFloat:
+            b.forget(*before)
             b.quantized = False
     lowering.function(site, b)
     return not site.quantized
@@ -92,10 +101,11 @@ def _lower_site(b: Builder, site: Site, table: dict[str, Lowering]) -> bool:
 
 def _pretend(b: Builder, site: Site) -> None:
     """Gives the results of a node that cannot be served a tensor, so that the rest can be checked too."""
-    for result in site.outputs:
+    b.site, b.quantized = site, False
+    for position, result in enumerate(site.outputs):
         if ir.dims(result.value) is not None and ir.is_static(result.value):
-            b.site, b.quantized = site, False
-            b.output(site.outputs.index(result))
+            with suppress(Unservable):
+                b.output(position)
 
 
 def _input(b: Builder, value: ir.Value, io_dtype: IoDtype) -> tuple[int, Port]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgecc import ir
@@ -107,42 +109,71 @@ def bias_tensor(b: Builder, site: Site, data: Operand, weight: Operand, count: i
     return b.constant(quant.quantize(real), name, quant)
 
 
-@lowers("ConvTranspose")
+@lowers("ConvTranspose", int8=True)
 def conv_transpose(site: Site, b: Builder) -> None:
-    """TRANSPOSE_CONV with VALID padding, then a crop where ONNX pads and zeros where it adds output padding."""
+    """TRANSPOSE_CONV with VALID padding, then a crop where ONNX pads.
+
+    Output padding is a kernel that goes on with zeros; groups are a kernel with zeros between them.
+    """
     data, weight = site.inputs[0], site.inputs[1]
     assert data is not None and weight is not None
-    if weight.array is None or weight.array.ndim != 4 or int(site.attribute("group", 1)) != 1:  # type: ignore[call-overload]
-        raise Unservable("only constant, ungrouped, two-dimensional transposed convolutions have a kernel")
-    if tuple(site.attribute("dilations", (1, 1))) != (1, 1):  # type: ignore[arg-type]
+    if weight.array is None or weight.array.ndim not in (3, 4):
+        raise Unservable("only constant weights over one or two spatial axes have a transposed kernel")
+    spatial = weight.array.ndim - 2
+    lift = 2 - spatial
+    if any(d != 1 for d in site.attribute("dilations", ())):  # type: ignore[attr-defined]
         raise Unservable("dilated transposed convolutions have no kernel")
     shape, out = ir.static_dims(data.value), ir.static_dims(site.outputs[0].value)
-    strides = tuple(int(s) for s in site.attribute("strides", (1, 1)))  # type: ignore[attr-defined]
-    full = [(shape[2 + i] - 1) * strides[i] + weight.array.shape[2 + i] for i in (0, 1)]
-    front = _front_crop(site, out, full)
-    source = b.input(0, channels_last(4))
-    filters = b.constant(weight.real().transpose(1, 2, 3, 0), str(weight.value.name))
-    bias = bias_tensor(b, site, data, weight, out[1])
+    strides = [int(s) for s in site.attribute("strides", (1,) * spatial)]  # type: ignore[attr-defined]
+    reach = [(i - 1) * s + k for i, s, k in zip(shape[2:], strides, weight.array.shape[2:], strict=True)]
+    front = _front_crop(site, out[2:], reach)
+    more = [max(f + o - r, 0) for f, o, r in zip(front, out[2:], reach, strict=True)]
+    full = (*[1] * lift, *(r + m for r, m in zip(reach, more, strict=True)))
+    source = _as_image(b, b.input(0, channels_last(len(shape))))
+    filters, scales = _transposed_weights(b, weight, int(site.attribute("group", 1)), more)  # type: ignore[call-overload]
+    bias = bias_tensor(b, site, data, scales, out[1])
     target = b.output()
-    crop = any(front) or any(full[i] < out[2 + i] for i in (0, 1)) or any(full[i] > out[2 + i] for i in (0, 1))
-    whole = b.temporary(target, "whole", (out[0], *full, out[1])) if crop else target
-    sizes = b.ints((shape[0], *full, out[1]))
-    options = {"padding": VALID, "strideH": strides[0], "strideW": strides[1]}
+    image = target if spatial == 2 else b.temporary(target, "image", _lifted(b.shape(target)))
+    crop = full != b.shape(image)[1:3]
+    whole = b.temporary(image, "whole", (out[0], *full, out[1])) if crop else image
+    options = {"padding": VALID, "strideH": [1, *strides][-2], "strideW": strides[-1]}
+    sizes = b.sizes(source, (*full, out[1]))
     b.operator("TRANSPOSE_CONV", [sizes, filters, source, bias], [whole], options)
-    if not crop:
-        return
-    behind = [max(front[i] + out[2 + i] - full[i], 0) for i in (0, 1)]
-    if any(behind):
-        raise Unservable("output padding beyond the kernel's reach", "use a Pad node after the convolution")
-    begin = b.ints((0, *front, 0))
-    b.operator("SLICE", [whole, begin, b.ints((-1, *out[2:], out[1]))], [target])
+    if crop:
+        begin = b.ints((0, *[0] * lift, *front, 0))
+        b.operator("SLICE", [whole, begin, b.ints((-1, *b.shape(image)[1:]))], [image])
+    if image != target:
+        b.reshape(image, target)
 
 
-def _front_crop(site: Site, out: tuple[int, ...], full: list[int]) -> tuple[int, int]:
+def _transposed_weights(b: Builder, weight: Operand, groups: int, more: list[int]) -> tuple[int, Operand]:
+    """(in, out/groups, ...) as (out, kh, kw, in), with `more` zeros behind each spatial axis; and the scales used."""
+    array, quant = stored_weight(b, weight)
+    array = np.pad(array, ((0, 0), (0, 0), *((0, m) for m in more)))
+    if array.ndim == 3:
+        array = array[:, :, None, :]
+    if groups > 1:
+        inner, outer = array.shape[0] // groups, array.shape[1]
+        dense = np.zeros((array.shape[0], outer * groups, *array.shape[2:]), array.dtype)
+        for g in range(groups):
+            part = slice(g * inner, (g + 1) * inner)
+            dense[part, g * outer : (g + 1) * outer] = array[part]
+        array = dense
+    if quant is not None and quant.axis is not None:
+        scale = np.tile(quant.scale, groups)
+        quant = QuantParams(scale=scale, zero_point=np.tile(quant.zero_point, groups), dtype=quant.dtype, axis=0)
+    moved = array.transpose(1, 2, 3, 0)
+    return b.weight(moved, str(weight.value.name), quant), replace(weight, quant=quant)
+
+
+def _front_crop(site: Site, out: tuple[int, ...], reach: list[int]) -> list[int]:
+    """What is cut off in front of each spatial axis (onnx.ai/onnx/operators ConvTranspose: pads)."""
     auto = str(site.attribute("auto_pad", "NOTSET"))
+    spatial = len(out)
     if auto.startswith("SAME") or site.attribute("output_shape") is not None:
-        total = [max(full[i] - out[2 + i], 0) for i in (0, 1)]
-        front = [t // 2 if auto != "SAME_LOWER" else t - t // 2 for t in total]
-    else:
-        front = [int(p) for p in site.attribute("pads", (0, 0, 0, 0))][:2]  # type: ignore[attr-defined]
-    return front[0], front[1]
+        added = [int(p) for p in site.attribute("output_padding", (0,) * spatial)]  # type: ignore[attr-defined]
+        total = [max(r + a - o, 0) for r, a, o in zip(reach, added, out, strict=True)]
+        return [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in total]
+    if auto == "VALID":
+        return [0] * spatial
+    return [int(p) for p in site.attribute("pads", (0,) * 2 * spatial)][:spatial]  # type: ignore[attr-defined]

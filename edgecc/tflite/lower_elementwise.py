@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgecc import ir
@@ -28,7 +30,7 @@ _BINARY_INT8 = {"Add": ("ADD", True), "Sub": ("SUB", True), "Mul": ("MUL", True)
 _BINARY = {
     "And": ("LOGICAL_AND", False), "Div": ("DIV", True), "Equal": ("EQUAL", False), "Greater": ("GREATER", False),
     "GreaterOrEqual": ("GREATER_EQUAL", False), "Less": ("LESS", False), "LessOrEqual": ("LESS_EQUAL", False),
-    "Or": ("LOGICAL_OR", False), "Pow": ("POW", False),
+    "Or": ("LOGICAL_OR", False),
 }  # fmt: skip
 _VARIADIC_INT8 = {"Max": "MAXIMUM", "Min": "MINIMUM"}
 
@@ -134,6 +136,16 @@ def binary(site: Site, b: Builder) -> None:
     _broadcast(site, b, code, fused=fused)
 
 
+@lowers("Pow")
+def power(site: Site, b: Builder) -> None:
+    """POW, a constant exponent in the type of the base."""
+    base, exponent = site.inputs[0], site.inputs[1]
+    assert base is not None and exponent is not None
+    if exponent.array is not None:
+        exponent = replace(exponent, array=exponent.array.astype(b.dtype(base.value)))
+    b.emit("POW", [_operand(b, base, site), _operand(b, exponent, site)])
+
+
 def _broadcast(site: Site, b: Builder, code: str, *, fused: bool) -> None:
     sources = [_operand(b, operand, site) for operand in site.inputs if operand is not None]
     if not fused:
@@ -209,8 +221,11 @@ def cast(site: Site, b: Builder) -> None:
 @lowers("Identity", "Dropout", int8=True)
 def identity(site: Site, b: Builder) -> None:
     """Nothing: the operand under another name."""
-    if len(site.outputs) > 1 and ir.consumers(site.outputs[1].value):
+    if len(site.outputs) > 1 and (site.outputs[1].value.uses() or site.outputs[1].value.is_graph_output()):
         raise Unservable("the mask of Dropout has no kernel", "use its first output only")
+    training = site.inputs[2] if len(site.inputs) > 2 else None
+    if training is not None and (training.array is None or training.array.any()):
+        raise Unservable("Dropout that drops has no kernel", "export the network in evaluation mode")
     b.alias(b.input(0, b.order(site.outputs[0].value)))
 
 
@@ -220,6 +235,8 @@ def batch_normalization(site: Site, b: Builder) -> None:
     operands = [o.real().astype(np.float64) for o in site.inputs[1:5] if o is not None and o.array is not None]
     if len(operands) != 4:
         raise Unservable("its parameters are computed at run time")
+    if site.attribute("training_mode", 0):
+        raise Unservable("statistics of the batch have no kernel", "export the network in evaluation mode")
     gamma, beta, mean, variance = operands
     factor = gamma / np.sqrt(variance + float(site.attribute("epsilon", 1e-5)))  # type: ignore[arg-type]
     value = site.outputs[0].value

@@ -19,8 +19,10 @@ def gemm(site: Site, b: Builder) -> None:
     """FULLY_CONNECTED: y = x W^T + bias with W (out, in), its columns permuted as the operand is flattened."""
     data, weight = site.inputs[0], site.inputs[1]
     assert data is not None and weight is not None
+    offset = site.inputs[2] if len(site.inputs) > 2 else None
     if weight.array is None or site.attribute("transA", 0):
-        raise Unservable("only Gemm(x, constant weights) has a kernel", "make the second operand an initializer")
+        _product(site, b, offset)
+        return
     if (site.attribute("alpha", 1.0), site.attribute("beta", 1.0)) != (1.0, 1.0):
         raise Unservable("alpha and beta must be 1", "run the pass fuse_gemm")
     order = b.order(data.value) if data.array is None else (0, 1)
@@ -28,8 +30,46 @@ def gemm(site: Site, b: Builder) -> None:
     columns = order.rows() if isinstance(order, Flattened) else None
     count = ir.static_dims(site.outputs[0].value)[-1]
     filters = _weights(b, weight, transposed=not site.attribute("transB", 0), columns=columns)
+    if offset is not None and (offset.array is None or offset.array.size not in (1, count)):
+        bare = b.temporary(source, "product", (b.shape(source)[0], count))
+        options = {"fusedActivationFunction": ACTIVATIONS["NONE"], "keepNumDims": False}
+        zeros = b.constant(np.zeros(count, np.float32), f"{site.name}/bias")
+        _add(site, b, b.operator("FULLY_CONNECTED", [source, filters, zeros], [bare], options), offset)
+        return
     bias = bias_tensor(b, site, data, weight, count)
     _fully_connected(site, b, [source, filters, bias], keep_dims=False)
+
+
+def _product(site: Site, b: Builder, offset: Operand | None) -> None:
+    """alpha * op(A) op(B) + beta * C with computed operands: BATCH_MATMUL, MUL and ADD as needed."""
+    if b.quantized:
+        raise NeedsFloat
+    alpha, beta = (float(site.attribute(name, 1.0)) for name in ("alpha", "beta"))  # type: ignore[arg-type]
+    if beta != 1.0 and offset is not None:
+        raise Unservable("beta must be 1 where the operands are computed", "scale the third operand with a Mul")
+    options = {"adjX": bool(site.attribute("transA", 0)), "adjY": bool(site.attribute("transB", 0))}
+    sources = [b.input(0), b.input(1)]
+    if alpha == 1.0 and offset is None:
+        b.emit("BATCH_MATMUL", sources, options)
+        return
+    shape = ir.static_dims(site.outputs[0].value)
+    result = b.operator("BATCH_MATMUL", sources, [b.temporary(sources[0], "product", shape)], options)
+    if offset is None:
+        factor = b.constant(np.array(alpha, np.float32), f"{site.name}/alpha")
+        fused = {"fusedActivationFunction": ACTIVATIONS[site.activation]}
+        b.operator("MUL", [result, factor], [b.output()], fused)
+        return
+    if alpha != 1.0:
+        factor = b.constant(np.array(alpha, np.float32), f"{site.name}/alpha")
+        result = b.operator("MUL", [result, factor], [b.temporary(result, "scaled")], {})
+    _add(site, b, result, offset)
+
+
+def _add(site: Site, b: Builder, product: int, offset: Operand) -> None:
+    if b.quantized:
+        raise NeedsFloat
+    fused = {"fusedActivationFunction": ACTIVATIONS[site.activation]}
+    b.operator("ADD", [product, b.read(offset)], [b.output()], fused)
 
 
 def _weights(b: Builder, weight: Operand, *, transposed: bool, columns: np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None = None) -> int:

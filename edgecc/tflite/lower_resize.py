@@ -69,6 +69,9 @@ def _scales(site: Site, size: tuple[int, ...], out: tuple[int, ...]) -> list[flo
 
 def _scales_fit(site: Site, size: tuple[int, ...], out: tuple[int, ...]) -> bool:
     """Whether the scales are out/in exactly, which is what TFLite's kernel takes them to be."""
+    where = str(site.attribute("coordinate_transformation_mode", "half_pixel"))
+    if where == "pytorch_half_pixel" and any(o == 1 < i for i, o in zip(size[2:], out[2:], strict=True)):
+        return False  # a single result is the first cell there, the middle in the kernel
     return all(
         np.isclose(s * i, o) for s, i, o in zip(_scales(site, size, out), size[2:], out[2:], strict=True)
     )

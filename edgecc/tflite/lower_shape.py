@@ -9,7 +9,7 @@ from edgecc.analysis.layout import flattens_for_gemm
 from edgecc.analysis.sites import Operand, Site
 from edgecc.ir import Array
 from edgecc.tflite import lowers
-from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
+from edgecc.tflite.builder import Builder, NeedsFloat, Unservable, is_batched
 
 
 def _constant(site: Site, position: int) -> Array | None:
@@ -26,6 +26,9 @@ def _data(site: Site) -> Operand:
     operand = site.inputs[0]
     assert operand is not None
     return operand
+
+
+_BATCH = ("it cuts the symbolic batch", "bind the batch with --input-shape")
 
 
 @lowers("Reshape", "Flatten", "Squeeze", "Unsqueeze", int8=True)
@@ -67,6 +70,8 @@ def split(site: Site, b: Builder) -> None:
     order = b.permutation(site.outputs[0].value)
     axis = int(site.attribute("axis", 0)) % len(order)  # type: ignore[call-overload]
     sizes = [ir.static_dims(r.value)[axis] for r in site.outputs]
+    if b.is_free(site.inputs[0], axis):
+        raise Unservable(*_BATCH)
     source, place = b.input(0, order), b.constant(np.array(order.index(axis), np.int32), "axis")
     targets = [b.output(i) for i in range(len(site.outputs))]
     if len(set(sizes)) == 1:
@@ -90,6 +95,10 @@ def slice_(site: Site, b: Builder) -> None:
     end_mask = begin_mask = free
     for start, stop, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis, place = int(axis) % rank, order.index(int(axis) % rank)
+        if b.is_free(site.inputs[0], axis):
+            if start != 0 or step != 1 or stop < np.iinfo(np.int32).max:
+                raise Unservable(*_BATCH)
+            continue
         first, last, stride[place] = slice(int(start), int(stop), int(step)).indices(shape[axis])
         begin[place] = first
         begin_mask &= ~(1 << place)
@@ -117,6 +126,8 @@ def pad(site: Site, b: Builder) -> None:
         table[int(axis)] = amounts[position], amounts[position + len(axes)]
     if (table < 0).any():
         raise Unservable("negative padding has no kernel", "crop with a Slice instead")
+    if table[0].any() and b.is_free(site.inputs[0], 0):
+        raise Unservable(*_BATCH)
     paddings = b.constant(table[list(order)], f"{site.name}/paddings")
     mode = str(site.attribute("mode", "constant"))
     source = b.input(0, order)
@@ -145,6 +156,8 @@ def gather(site: Site, b: Builder) -> None:
     order = b.permutation(site.outputs[0].value)
     if len(order) != rank or (indices.array is not None and indices.array.ndim != 1):
         order = tuple(range(rank))
+    if b.is_free(data, axis):
+        raise Unservable(*_BATCH)
     if indices.array is not None:
         extent = ir.static_dims(data.value)[axis]
         places = b.constant(np.where(indices.array < 0, indices.array + extent, indices.array).astype(np.int32),
@@ -156,8 +169,15 @@ def gather(site: Site, b: Builder) -> None:
 
 @lowers("Expand")
 def expand(site: Site, b: Builder) -> None:
-    """BROADCAST_TO."""
-    b.operator("BROADCAST_TO", [b.input(0), b.ints(ir.static_dims(site.outputs[0].value))], [b.output()])
+    """BROADCAST_TO; nothing where the shape is the operand's."""
+    source, out = b.input(0), ir.static_dims(site.outputs[0].value)
+    if b.shape(source) == out and b.graph.tensors[source].batched == is_batched(site.outputs[0].value):
+        b.alias(source)
+        return
+    if is_batched(site.outputs[0].value) and len(b.shape(source)) != len(out):
+        raise Unservable("it spreads over the symbolic batch", "bind the batch with --input-shape")
+    sizes = b.sizes(source, out[1:]) if is_batched(site.outputs[0].value) else b.ints(out)
+    b.operator("BROADCAST_TO", [source, sizes], [b.output()])
 
 
 @lowers("Tile", int8=True)

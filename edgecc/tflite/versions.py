@@ -59,6 +59,8 @@ def _by_options(op: Operator, tensors: Sequence[Tensor]) -> int:
     if op.code == "TRANSPOSE_CONV":
         fused = options.get("fusedActivationFunction", 0)
         return 4 if fused else 3 if len(op.inputs) == 4 and op.inputs[3] != -1 else 1
+    if op.code == "BROADCAST_TO":
+        return 2
     if op.code == "TRANSPOSE":
         return 4 if len(data.shape) > 5 else 1
     return 1

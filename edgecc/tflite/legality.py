@@ -1,0 +1,102 @@
+"""What the kernels take: element types and ranks, as both LiteRT 2.3 and tflite-runtime 2.14 do.
+
+Found by running one-operator files of every type and rank in both: a type that is not listed stops the interpreter
+(some abort the whole process), gives wrong numbers, or is not loaded. tests/test_tflite_runtimes.py runs the limits.
+Quantized tensors are judged by rank only; their types follow from the rules of edgecc/quant/rules.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgecc.tflite.graph import Operator, Tensor
+
+_REAL = frozenset({"float32"})
+_NUMBERS = frozenset({"float32", "int32", "int64"})
+_MOVED = frozenset({"float32", "int32", "int64", "int8", "uint8", "int16"})
+_ANY = _MOVED | {"bool"}
+
+# Operator -> element types of its data where that is not quantized. Operators that are not listed take float32.
+TYPES: dict[str, frozenset[str]] = {
+    "ABS": frozenset({"float32", "int32", "int16"}),
+    "NEG": _NUMBERS,
+    "SIGN": frozenset({"float32", "int32"}),
+    "LOGICAL_NOT": frozenset({"bool"}),
+    "LOGICAL_AND": frozenset({"bool"}),
+    "LOGICAL_OR": frozenset({"bool"}),
+    "ADD": _NUMBERS | {"int16"},
+    "SUB": _NUMBERS,
+    "MUL": _NUMBERS,
+    "DIV": frozenset({"float32", "int32"}),
+    "POW": frozenset({"float32", "int32"}),
+    "MAXIMUM": _MOVED,
+    "MINIMUM": _MOVED,
+    "EQUAL": _NUMBERS | {"bool"},
+    "GREATER": _NUMBERS,
+    "GREATER_EQUAL": _NUMBERS,
+    "LESS": _NUMBERS,
+    "LESS_EQUAL": _NUMBERS,
+    "MEAN": _NUMBERS,
+    "SUM": _NUMBERS,
+    "REDUCE_PROD": _MOVED,
+    "REDUCE_MAX": _MOVED,
+    "REDUCE_MIN": _MOVED,
+    "CAST": _ANY | {"uint32"},
+    "CONCATENATION": _ANY,
+    "SPLIT": frozenset({"float32", "int32", "int8", "uint8", "int16"}),
+    "SPLIT_V": _MOVED,
+    "SLICE": _ANY,
+    "STRIDED_SLICE": _ANY,
+    "PAD": _MOVED,
+    "PADV2": _MOVED,
+    "MIRROR_PAD": _MOVED,
+    "GATHER": _ANY,
+    "TILE": _ANY - {"int16"},
+    "BROADCAST_TO": _ANY,
+    "TRANSPOSE": _ANY,
+    "RESHAPE": _ANY | {"uint32", "uint64", "uint16", "float16"},
+    "SELECT_V2": _ANY | {"uint32"},
+    "DEPTH_TO_SPACE": frozenset({"float32", "int32", "int64", "int8", "uint8"}),
+    "SPACE_TO_DEPTH": frozenset({"float32", "int32", "int64", "int8", "uint8"}),
+    "RESIZE_NEAREST_NEIGHBOR": frozenset({"float32", "int8", "uint8", "int16"}),
+    "DEQUANTIZE": frozenset({"float16", "int8", "uint8", "int16"}),
+}
+
+# Highest rank of the data (XNNPACK defines no tensor of more than 6 axes).
+_RANK = 6
+RANKS: dict[str, int] = {
+    "RESHAPE": 8, "BATCH_MATMUL": 5, "PAD": 5, "PADV2": 5, "SLICE": 5, "STRIDED_SLICE": 5,
+}  # fmt: skip
+
+# Highest rank where the operands have different shapes, for float32 and for integers; beyond it 2.14 aborts.
+BROADCAST_RANKS: dict[str, tuple[int, int]] = {
+    "ADD": (6, 6), "SUB": (6, 5), "MUL": (6, 4), "DIV": (6, 5), "MAXIMUM": (6, 5), "MINIMUM": (6, 5),
+    "SELECT_V2": (5, 5), "POW": (4, 4), "EQUAL": (4, 4), "GREATER": (4, 4), "GREATER_EQUAL": (4, 4),
+    "LESS": (4, 4), "LESS_EQUAL": (4, 4), "LOGICAL_AND": (4, 4), "LOGICAL_OR": (4, 4), "PRELU": (4, 4),
+}  # fmt: skip
+
+# Position of the data where it is not the first operand.
+_DATA = {"SPLIT": 1, "TRANSPOSE_CONV": 2, "SELECT_V2": 1}
+
+
+def objection(op: Operator, tensors: Sequence[Tensor]) -> str | None:
+    """Why no kernel serves `op`, or None."""
+    data = tensors[op.inputs[_DATA.get(op.code, 0)]]
+    if data.quant is None and data.dtype not in TYPES.get(op.code, _REAL):
+        return f"{op.code} has no kernel for {data.dtype}"
+    result = tensors[op.outputs[0]]
+    if op.code == "CAST" and result.dtype not in TYPES["CAST"]:
+        return f"CAST has no kernel for {result.dtype}"
+    empty = next((t for t in (data, result) if 0 in t.shape), None)
+    if empty is not None:
+        return f"{empty.name} has no elements: its shape is {list(empty.shape)}"
+    rank = max(len(data.shape), len(result.shape))
+    highest = RANKS.get(op.code, _RANK)
+    if op.code in BROADCAST_RANKS:
+        operands = [tensors[i] for i in op.inputs]
+        if len({t.dtype for t in operands[_DATA.get(op.code, 0) :]}) > 1:
+            return f"{op.code} has no kernel for operands of different types"
+        if len({t.shape for t in operands}) > 1:
+            highest = BROADCAST_RANKS[op.code][data.dtype != "float32"]
+            rank = max(len(t.shape) for t in operands)
+    return f"{op.code} has a kernel for at most {highest} axes, here are {rank}" if rank > highest else None
