@@ -21,9 +21,12 @@ MAX_PIXELS = 64_000_000  # guessed: no calibration image is larger, a decompress
 
 def channel_axis(spec: TensorSpec, channels: int | None = None) -> int | None:
     """The channel axis: 1 (ONNX's own layout) or the last; None where neither has 1, 3 or 4 (`channels`)."""
-    allowed = (1, 3, 4) if channels is None else (channels,)
     rank = len(spec.shape)
-    return next((a for a in (1, rank - 1) if 0 < a < rank and spec.shape[a] in allowed), None)
+    for wanted in (3, 1, 4) if channels is None else (channels,):
+        for axis in (1, rank - 1):
+            if 0 < axis < rank and spec.shape[axis] == wanted:
+                return axis
+    return None
 
 
 def open_folder(folder: Path, inputs: Sequence[TensorSpec]) -> Source:
