@@ -190,6 +190,8 @@ def _strip(model: ir.Model) -> None:
     graph = model.graph
     for value in [v for v in graph.initializers.values() if not v.uses() and not v.is_graph_output()]:
         del graph.initializers[str(value.name)]
+    for value in graph.initializers.values():  # described by their data
+        value.type, value.shape = None, None
     model.ir_version = min(model.ir_version, _IR_VERSION)
     model.producer_name, model.producer_version = "edgecc", None
     model.doc_string = graph.doc_string = None

@@ -100,7 +100,7 @@ def _with_unsigned_activations(data: bytes) -> bytes:
         for node in graph
         if (rule := rules.RULES.get(node.op_type)) is not None and rule.weight is not None
         for dq in [_producer(node.inputs[rule.weight])]
-        if dq is not None and dq.op_type == "DequantizeLinear"
+        if dq is not None and dq.op_type == "DequantizeLinear" and ir.constant(dq.inputs[0]) is not None
         for value in dq.inputs
         if value is not None
     }
