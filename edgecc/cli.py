@@ -15,6 +15,7 @@ import click
 
 from edgecc.errors import EdgeccError, UsageError
 from edgecc.options import CompileOptions, flag, make_options, read_config
+from edgecc.plaintext import clean
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,8 +54,6 @@ class _Voice:
         if self.quiet or self.json:
             yield lambda stage: None
             return
-        from edgecc.report.terminal import clean
-
         if not sys.stderr.isatty():
             yield lambda stage: click.echo(clean(stage), err=True)
             return
@@ -287,8 +286,6 @@ def _print_json(data: Any) -> None:
 
 
 def _fail(error: EdgeccError, words: list[str]) -> None:
-    from edgecc.report.terminal import clean
-
     if "--json" in words:
         _print_json(error_data(error))
     lines = [clean(line) for line in str(error).split("\n")]

@@ -85,7 +85,7 @@ def test_edgecc_reaches_passes_and_targets_only_by_name() -> None:
 def test_analysis_knows_no_pass_and_nothing_that_comes_later() -> None:
     later = (
         "edgecc.passes",
-        "edgecc.quant",
+        "edgecc.quant.plan",
         "edgecc.tflite",
         "edgecc.onnxrt",
         "edgecc.calibration",
@@ -138,7 +138,8 @@ def test_imports_of_modules_form_no_circle() -> None:
 
 # Heavy packages that no command may pay for unless it uses them.
 HEAVY = (
-    "PIL", "ai_edge_litert", "jinja2", "networkx", "onnxruntime", "onnxscript", "plotly", "rich", "scipy", "sympy",
+    "PIL", "ai_edge_litert", "jinja2", "networkx", "onnxruntime", "onnxscript", "plotly", "rich", "scipy",
+    "sympy",
 )  # fmt: skip
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Literal
+
+from edgecc.plaintext import clean as clean  # noqa: PLC0414 - also found here
 
 if TYPE_CHECKING:
     import rich.table
@@ -25,14 +26,6 @@ class Table:
     def columns(self) -> list[tuple[str, Align]]:
         """Heading and alignment of each column."""
         return [(h.lstrip(">"), "right" if h.startswith(">") else "left") for h in self.headings]
-
-
-def clean(text: object) -> str:
-    """`text` without control, format (such as right-to-left override) and surrogate characters.
-
-    Names come from model files, which are untrusted: they must not steer the terminal.
-    """
-    return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in str(text))
 
 
 def plain_lines(table: Table) -> list[str]:
