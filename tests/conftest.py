@@ -1,8 +1,11 @@
 """What several test files use: the shared material, models written as text, and their answers."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +175,13 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def pip() -> list[str]:
+    """The words that run pip without the network, building with the setuptools that is installed."""
+    if find_spec("pip") is None or find_spec("setuptools") is None:
+        pytest.skip("pip and setuptools are needed to build packages")
+    if int(version("setuptools").partition(".")[0]) < 77:  # asked, not imported: that would replace distutils
+        pytest.skip("setuptools is older than 77")
+    return [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]

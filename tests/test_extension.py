@@ -20,13 +20,18 @@ Parse = Callable[..., onnx.ModelProto]
 Edgecc = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def install(source: Path, target: Path) -> None:
-    """Builds the package and installs it into a folder of its own, as pip does it, without the network."""
-    command = [
-        sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
-        "--disable-pip-version-check", "--target", str(target), str(source),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+def install(pip: list[str], source: Path, target: Path) -> None:
+    """Builds the package and installs it into a folder of its own, without the network."""
+    words = (
+        "install",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--target",
+        str(target),
+        str(source),
+    )
+    done = subprocess.run([*pip, *words], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
@@ -42,15 +47,13 @@ def runner(site: Path) -> Edgecc:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("pip")
-    pytest.importorskip("setuptools", minversion="77")
+def site(pip: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("extension")
     for name, text in FILES.findall(PAGE.read_text(encoding="utf-8")):
         path = folder / "edgecc-twice" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    install(folder / "edgecc-twice", folder / "site")
+    install(pip, folder / "edgecc-twice", folder / "site")
     return folder / "site"
 
 
@@ -106,7 +109,9 @@ def test_without_the_package_the_operator_is_unknown(network: Path, tmp_path: Pa
     assert "my.domain::Twice" in done.stderr
 
 
-def test_a_second_lowering_for_an_operator_names_both(site: Path, network: Path, tmp_path: Path) -> None:
+def test_a_second_lowering_for_an_operator_names_both(
+    site: Path, network: Path, pip: list[str], tmp_path: Path
+) -> None:
     rival = tmp_path / "rival"
     (rival / "rival").mkdir(parents=True)
     (rival / "rival" / "__init__.py").write_text(
@@ -118,7 +123,7 @@ def test_a_second_lowering_for_an_operator_names_both(site: Path, network: Path,
         '[project.entry-points."edgecc.lowerings"]\nrival = "rival"\n'
         '[tool.setuptools]\npackages = ["rival"]\n'
     )
-    install(rival, tmp_path / "site")
+    install(pip, rival, tmp_path / "site")
     edgecc = runner(Path(f"{site}{os.pathsep}{tmp_path / 'site'}"))
     done = edgecc("compile", network, "--format", "tflite", *QUICK, "-o", tmp_path / "o")
     assert done.returncode == 2
