@@ -134,17 +134,7 @@ class Pipeline:
                 if feeds is None or reference is None:
                     feeds = _feeds(original, ctx)
                     reference = _answers(original, feeds)
-                error = max(
-                    (relative_error(reference[name], got) for name, got in _answers(model, feeds).items()),
-                    default=0.0,
-                )
-                if not error <= EXACT_TOLERANCE:
-                    raise PassError(
-                        f"the exact pass changed the answers by {error:.2e} of their range"
-                        f" (allowed: {EXACT_TOLERANCE:.0e}); passes before it: {_names(log)}",
-                        node=step.name,
-                        remedy=f"report this, and compile with --skip-pass {step.name} meanwhile",
-                    )
+                error = self._error(step, model, feeds, reference, log)
             elif not step.exact:  # what follows is compared with the approximate network
                 original, reference = model.clone(), None
             log.records.append(
@@ -157,6 +147,28 @@ class Pipeline:
                 _snapshot(model, ctx.dump, f"{index:02d}-{step.name}")
         return model, log
 
+    def _error(
+        self,
+        step: Pass,
+        model: ir.Model,
+        feeds: Mapping[str, ir.Array],
+        reference: Mapping[str, ir.Array],
+        log: PipelineLog,
+    ) -> float:
+        """By how much an exact pass changed the answers."""
+        try:
+            answers = _answers(model, feeds)
+        except EdgeccError as error:  # the graph before the pass ran
+            raise _defect(step, f"the graph that it left cannot be run: {error.message}", log) from error
+        if set(answers) != set(reference):
+            raise _defect(step, f"the outputs are now called {', '.join(answers)}", log)
+        found = max((relative_error(reference[name], got) for name, got in answers.items()), default=0.0)
+        if not found <= EXACT_TOLERANCE:
+            allowed = f"(allowed: {EXACT_TOLERANCE:.0e})"
+            cause = f"the exact pass changed the answers by {found:.2e} of their range {allowed}"
+            raise _defect(step, cause, log)
+        return found
+
     def _apply(self, step: Pass, model: ir.Model, ctx: PassContext, log: PipelineLog) -> PassResult:
         try:
             result = step.apply(model, ctx)
@@ -167,12 +179,17 @@ class Pipeline:
         except EdgeccError:
             raise
         except Exception as error:  # wrapped with the pass and the passes before it
-            raise PassError(
-                f"{type(error).__name__}: {error}; passes before it: {_names(log)}",
-                node=step.name,
-                remedy=f"report this, and compile with --skip-pass {step.name} meanwhile",
-            ) from error
+            raise _defect(step, f"{type(error).__name__}: {error}", log) from error
         return result
+
+
+def _defect(step: Pass, cause: str, log: PipelineLog) -> PassError:
+    before = ", ".join(record.name for record in log.records) or "none"
+    return PassError(
+        f"{cause}; passes before it: {before}",
+        node=step.name,
+        remedy=f"report this, and compile with --skip-pass {step.name} meanwhile",
+    )
 
 
 def _with_dataset(ctx: PassContext, model: ir.Model) -> PassContext:
@@ -180,11 +197,9 @@ def _with_dataset(ctx: PassContext, model: ir.Model) -> PassContext:
         return ctx
     from edgecc.calibration.dataset import Dataset, input_specs, open_dataset
 
-    return (
-        ctx
-        if isinstance(ctx.data, Dataset)
-        else replace(ctx, data=open_dataset(ctx.data, input_specs(model)))
-    )
+    if isinstance(ctx.data, Dataset):
+        return ctx
+    return replace(ctx, data=open_dataset(ctx.data, input_specs(model)))
 
 
 def infer_shapes(model: ir.Model) -> None:
@@ -246,10 +261,6 @@ def relative_error(reference: ir.Array, other: ir.Array) -> float:
         return 0.0
     gap = float(np.max(np.abs(a[finite] - b[finite])))
     return gap / max(float(np.max(np.abs(a[finite]))), 1e-30) if gap else 0.0
-
-
-def _names(log: PipelineLog) -> str:
-    return ", ".join(record.name for record in log.records) or "none"
 
 
 def _feeds(model: ir.Model, ctx: PassContext) -> dict[str, ir.Array]:

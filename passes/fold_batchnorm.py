@@ -16,7 +16,7 @@ from edgecc.pipeline import Pass, PassContext, PassResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldBatchnorm(Pass):
+class FoldBatchNorm(Pass):
     """Folds per-channel scales and shifts into the Conv, ConvTranspose, Gemm or MatMul before or after them.
 
     After a layer: scale * (W x + b) + shift = (scale * W) x + (scale * b + shift). Before one:

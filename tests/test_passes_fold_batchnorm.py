@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgecc.passes.fold_batchnorm import FoldBatchnorm
+from edgecc.passes.fold_batchnorm import FoldBatchNorm
 
 
 def _random(*shape: int, seed: int = 0) -> Any:
@@ -44,7 +44,7 @@ def test_after_a_convolution(
     constants = {name: _random(*shape) for name, shape in weights.items()} | _statistics(6)
     result = rewrite(
         parse(f"g (float[2,4,5,5] x) => (float[2,6,5,5] y) {{ c = {layer} y = {BN} }}", 21, constants),
-        FoldBatchnorm(),
+        FoldBatchNorm(),
     )
     assert result.lines == [after]
     assert result.counts == [1]
@@ -63,19 +63,19 @@ def test_after_a_convolution(
 def test_after_a_product(parse: Any, rewrite: Any, layer: str, after: str) -> None:
     constants = {"w": _random(4, 6), "v": _random(6, 4), "b": _random(6)} | _statistics(6)
     text = f"g (float[N,4] x) => (float[N,6] y) {{ c = {layer} y = {BN} }}"
-    assert rewrite(parse(text, 21, constants), FoldBatchnorm()).lines == [after]
+    assert rewrite(parse(text, 21, constants), FoldBatchNorm()).lines == [after]
 
 
 def test_after_a_product_with_the_add_of_its_bias(parse: Any, rewrite: Any) -> None:
     constants = {"w": _random(4, 6), "b": _random(6)} | _statistics(6)
     text = f"g (float[N,4] x) => (float[N,6] y) {{ m = MatMul(x, w) c = Add(b, m) y = {BN} }}"
-    assert rewrite(parse(text, 21, constants), FoldBatchnorm()).lines == ["y = Gemm (x, w, b)"]
+    assert rewrite(parse(text, 21, constants), FoldBatchNorm()).lines == ["y = Gemm (x, w, b)"]
 
 
 def test_a_product_of_stacked_matrices_stays_one(parse: Any, rewrite: Any) -> None:
     constants = {"w": _random(4, 6), "b": _random(6), "s": _random(6)}
     text = "g (float[N,3,4] x) => (float[N,3,6] y) { m = MatMul(x, w) c = Add(m, b) y = Mul(c, s) }"
-    result = rewrite(parse(text, 21, constants), FoldBatchnorm())
+    result = rewrite(parse(text, 21, constants), FoldBatchNorm())
     assert result.lines == ["y_product = MatMul (x, w)", "y = Add (y_product, b)"]
 
 
@@ -96,14 +96,14 @@ def test_batchnorm_as_arithmetic(parse: Any, rewrite: Any, arithmetic: str) -> N
         "two": np.float32(2).reshape(()),
     }
     text = f"g (float[1,4,5,5] x) => (float[1,6,3,3] y) {{ c = Conv(x, w) {arithmetic} }}"
-    (line,) = rewrite(parse(text, 21, constants), FoldBatchnorm()).lines
+    (line,) = rewrite(parse(text, 21, constants), FoldBatchNorm()).lines
     assert line.startswith("y = Conv (x, w, ")
 
 
 def test_before_a_convolution_without_padding(parse: Any, rewrite: Any) -> None:
     constants = {"w": _random(6, 2, 3, 3)} | _statistics(4)
     text = f"g (float[1,4,5,5] c) => (float[1,6,3,3] y) {{ n = {BN} y = Conv<group = 2>(n, w) }}"
-    assert rewrite(parse(text, 21, constants), FoldBatchnorm()).lines == [
+    assert rewrite(parse(text, 21, constants), FoldBatchNorm()).lines == [
         "y = Conv <group: int = 2> (c, w, y_bias)"
     ]
 
@@ -112,12 +112,12 @@ def test_before_a_convolution_without_padding(parse: Any, rewrite: Any) -> None:
 def test_before_a_product(parse: Any, rewrite: Any, layer: str) -> None:
     constants = {"w": _random(4, 6), "v": _random(6, 4), "b": _random(6)} | _statistics(4)
     text = f"g (float[N,4] c) => (float[N,6] y) {{ n = {BN} y = {layer} }}"
-    assert len(rewrite(parse(text, 21, constants), FoldBatchnorm()).lines) == 1
+    assert len(rewrite(parse(text, 21, constants), FoldBatchNorm()).lines) == 1
 
 
 def test_a_scale_alone_passes_zero_padding(parse: Any, rewrite: Any) -> None:
     text = "g (float[1,4,5,5] x) => (float[1,6,5,5] y) { n = Mul(x, s) y = Conv<pads = [1, 1, 1, 1]>(n, w) }"
-    result = rewrite(parse(text, 21, {"w": _random(6, 4, 3, 3), "s": _random(4, 1, 1)}), FoldBatchnorm())
+    result = rewrite(parse(text, 21, {"w": _random(6, 4, 3, 3), "s": _random(4, 1, 1)}), FoldBatchNorm())
     assert result.lines == ["y = Conv <pads: ints = [1, 1, 1, 1]> (x, w)"]
 
 
@@ -125,13 +125,13 @@ def test_shared_weights_are_copied(parse: Any, rewrite: Any) -> None:
     constants = {"w": _random(4, 4, 1, 1)} | _statistics(4)
     text = f"g (float[1,4,5,5] x) => (float[1,4,5,5] y) {{ c = Conv(x, w) n = {BN} y = Conv(n, w) }}"
     original = constants["w"].copy()
-    result = rewrite(parse(text, 21, constants), FoldBatchnorm())
+    result = rewrite(parse(text, 21, constants), FoldBatchNorm())
     assert result.lines == ["n = Conv (x, n_weight, n_bias)", "y = Conv (n, w)"]
     np.testing.assert_array_equal(result.constant("w"), original)
 
 
 def _refuses(parse: Any, rewrite: Any, text: str, constants: dict[str, Any], reason: str) -> None:
-    result = rewrite(parse(text, 21, constants), FoldBatchnorm())
+    result = rewrite(parse(text, 21, constants), FoldBatchNorm())
     assert result.counts == [0]
     assert any(reason in given for given in result.reasons), result.reasons
 

@@ -53,7 +53,8 @@ def test_every_module_and_data_file_is_in_it(wheel: zipfile.ZipFile) -> None:
     assert names == expected()
     for name in (
         "edgecc/py.typed", "edgecc/targets/arm.toml", "edgecc/targets/x86-64.toml",
-        "edgecc/report/report.html.j2", "edgecc/report/report.schema.json", "edgecc/passes/fold_batchnorm.py", "edgecc/onnxrt/__init__.py",
+        "edgecc/report/report.html.j2", "edgecc/report/report.schema.json",
+        "edgecc/passes/fold_batchnorm.py", "edgecc/onnxrt/__init__.py",
     ):  # fmt: skip
         assert name in names
 
@@ -76,8 +77,8 @@ def test_it_runs_where_it_is_unpacked(wheel: zipfile.ZipFile, tmp_path: Path) ->
     wheel.extractall(tmp_path / "site")
     program = "import edgecc, edgecc.cli; print(edgecc.__file__); edgecc.cli.main(['passes'])"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"},
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60,
+        cwd=tmp_path,        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(tmp_path))
