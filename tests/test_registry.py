@@ -21,7 +21,7 @@ Announce = Callable[..., None]
 @pytest.fixture
 def announce(monkeypatch: pytest.MonkeyPatch) -> Iterator[Announce]:
     """Makes it look as if packages had announced (group, name, value)."""
-    caches = (registry.pass_class, registry.load_lowerings, _aliases())
+    caches = (registry._external, registry.pass_class, registry.load_lowerings, _aliases())
 
     def clear() -> None:
         for cached in caches:
