@@ -76,7 +76,7 @@ def model(c: Case, *, sandwiched: bool = False, opset: int = 21) -> onnx.ModelPr
         elif isinstance(operand, tuple):
             inputs.append(helper.make_tensor_value_info(f"x{i}", kind, operand))
             read.append(f"x{i}")
-            if sandwiched and len(operand) in (3, 4):
+            if sandwiched and c.dtype == "float32" and len(operand) in (3, 4):
                 constants.append(_pointwise(f"w{i}", operand[1], len(operand)))
                 nodes.append(helper.make_node("Conv", [f"x{i}", f"w{i}"], [f"in{i}"], name=f"before{i}"))
                 read[-1] = f"in{i}"

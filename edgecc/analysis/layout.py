@@ -158,6 +158,9 @@ def _add_ports(problem: _Problem, graph: SiteGraph, io_layout: str) -> None:
         "nhwc": lambda v: channels_last(len(identity(v))),
     }
     if io_layout not in wanted:
+        for _, operand in graph.outputs:
+            if operand.array is None and operand.value in problem.pair:
+                _free_output(problem, operand.value)
         return
     for value in graph.inputs:
         pair = problem.pair[value]
@@ -166,6 +169,14 @@ def _add_ports(problem: _Problem, graph: SiteGraph, io_layout: str) -> None:
     for _, operand in graph.outputs:
         if operand.array is None and operand.value in problem.pair:
             problem.need(operand.value, wanted[io_layout](operand.value))
+
+
+def _free_output(problem: _Problem, value: ir.Value) -> None:
+    """An output may leave in ONNX's order or channels-last, whichever is cheaper, and in no other."""
+    usual = (identity(value), channels_last(len(identity(value))))
+    fitting = [order for order in problem.pair[value] if order in usual]
+    if len(fitting) == 1:
+        problem.need(value, fitting[0])
 
 
 def _add_site(problem: _Problem, graph: SiteGraph, site: Site) -> None:

@@ -37,7 +37,7 @@ class Bound:
             limits = np.iinfo(self.dtype)
             array = np.rint(array / np.float32(self.port.scale)) + (self.port.zero_point or 0)
             array = np.clip(array, limits.min, limits.max)
-        return np.ascontiguousarray(array, self.dtype)
+        return np.asarray(array, self.dtype, order="C")
 
     def real(self, array: Array) -> Array:
         """From what the tensor holds to ONNX layout and real values."""
@@ -47,7 +47,7 @@ class Bound:
             array = array.astype(np.float32)
         if self.port.permutation is not None:
             array = array.transpose(np.argsort(self.port.permutation))
-        return np.ascontiguousarray(array)
+        return np.asarray(array, order="C")
 
 
 def read_metadata(data: bytes) -> dict[str, Any]:

@@ -136,10 +136,11 @@ def _outputs(
     for name, operand in sites.outputs:
         b.site, b.quantized = None, False
         order = b.permutation(operand.value)
-        if io_layout == "onnx":
+        last = channels_last(len(order))
+        if io_layout == "nhwc":
+            order = last
+        elif io_layout == "onnx" or order != last:
             order = identity(operand.value)
-        elif io_layout == "nhwc":
-            order = channels_last(len(order))
         quant = _port_quant(operand.quant, io_dtype)
         b.quantized = quant is not None
         index = b.read(Operand(operand.value, quant, operand.array), order)

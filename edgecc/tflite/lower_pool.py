@@ -99,7 +99,8 @@ def _correction(site: Site, win: Window, included: bool) -> np.ndarray[tuple[int
     shape = ir.static_dims(site.outputs[0].value)[2:]
     out = (1, *shape) if len(shape) == 1 else shape
     pads = [int(p) for p in site.attribute("pads", [0] * (2 * len(shape)))]  # type: ignore[attr-defined]
-    explicit_after = (0, *pads[len(shape) :]) if len(shape) == 1 else tuple(pads[len(shape) :])
+    given = str(site.attribute("auto_pad", "NOTSET")) == "NOTSET"  # then `win.after` may hold what ceil_mode adds
+    explicit_after = (*[0] * (2 - len(shape)), *pads[len(shape) :]) if given else win.after
     counts = []
     for axis in (0, 1):
         low = 0 if included else win.before[axis]

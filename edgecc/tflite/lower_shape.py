@@ -191,16 +191,19 @@ def tile(site: Site, b: Builder) -> None:
 _BLOCKS = {"SpaceToDepth": "SPACE_TO_DEPTH", "DepthToSpace": "DEPTH_TO_SPACE"}
 
 
-@lowers("DepthToSpace")
+@lowers("DepthToSpace", int8=True)
 def depth_to_space(site: Site, b: Builder) -> None:
-    """DEPTH_TO_SPACE: TFLite's channel order is ONNX's DCR."""
+    """DEPTH_TO_SPACE: TFLite's channel order is ONNX's DCR; for CRD the channels are gathered first."""
     size = int(site.attribute("blocksize", 1))  # type: ignore[call-overload]
-    if site.attribute("mode", "DCR") != "DCR":
-        raise Unservable("the CRD order has no kernel", "export with mode DCR")
-    b.operator("DEPTH_TO_SPACE", [b.input(0, (0, 2, 3, 1))], [b.output()], {"blockSize": size})
+    source = b.input(0, (0, 2, 3, 1))
+    if site.attribute("mode", "DCR") == "CRD":
+        channels = np.arange(b.shape(source)[3]).reshape(-1, size * size).T.reshape(-1)
+        ordered = b.temporary(source, "ordered")
+        source = b.operator("GATHER", [source, b.ints(channels.tolist())], [ordered], {"axis": 3})
+    b.operator("DEPTH_TO_SPACE", [source], [b.output()], {"blockSize": size})
 
 
-@lowers("SpaceToDepth")
+@lowers("SpaceToDepth", int8=True)
 def space_to_depth(site: Site, b: Builder) -> None:
     """SPACE_TO_DEPTH."""
     size = int(site.attribute("blocksize", 1))  # type: ignore[call-overload]

@@ -76,6 +76,8 @@ def window(site: Site, kernel: Sequence[int], size: Sequence[int], out: Sequence
         pads = ints("pads", [0] * (2 * rank))
         before, after = list(pads[:rank]), list(pads[rank:])
     if site.attribute("ceil_mode", 0):
+        if any((o - 1) * s >= i + b for o, s, i, b in zip(out, strides, size, before, strict=True)):
+            raise Unservable("a window starts behind the input", "set the pads so that none does")
         after = [max(a, n - b) for a, b, n in zip(after, before, needed, strict=True)]
     lift = 2 - rank  # a one-dimensional window slides along the width of an image of height 1
     return Window(
