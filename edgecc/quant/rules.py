@@ -163,7 +163,7 @@ RULES: Mapping[str, Rule] = {
     "ReduceMean": Rule(OWN, Column("own", unless=_spatial_mean)),
     "ReduceSum": Rule(OWN, None),
     "ReduceMax": Rule(SAME, SAME, hull=True),
-    "ReduceMin": Rule(SAME, None, hull=True),
+    "ReduceMin": Rule(SAME, SAME, hull=True),
     # moving values
     "Concat": Rule(SAME, OWN, data=None, hull=True),
     "DepthToSpace": _MOVE,
