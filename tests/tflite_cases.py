@@ -13,9 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgecc import ir
 from edgecc.artifact import Artifact
+from edgecc.calibration.dataset import random_samples
+from edgecc.calibration.observers import collect
 from edgecc.importer import load
-from edgecc.pipeline import Pipeline
+from edgecc.pipeline import PassContext, Pipeline
 from edgecc.presets import make_pass
+from edgecc.quant.plan import QuantPlan, make_plan
 from edgecc.runtime.litert import LiteRtRunner
 from edgecc.runtime.ort import OrtRunner
 from edgecc.tflite.lower import lower
@@ -165,3 +168,14 @@ def check(c: Case, *, layouts: Sequence[str] = LAYOUTS, passes: Sequence[str] = 
 
 def with_dtype(c: Case, dtype: str) -> Case:
     return replace(c, dtype=dtype)
+
+
+def quantized(original: onnx.ModelProto, passes: Sequence[str] = ("fuse_gemm",), precision: Any = "int8",
+              per_channel: bool = True) -> tuple[ir.Model, QuantPlan]:  # fmt: skip
+    """The Q/DQ graph for TFLite, calibrated on four random samples, and its plan."""
+    rewritten, _ = Pipeline([make_pass(name) for name in passes]).run(load(original))
+    statistics = collect(rewritten, random_samples(rewritten, count=4, seed=3))
+    plan = make_plan(rewritten, statistics, precision=precision, per_channel=per_channel)
+    plan = plan.for_runtime("tflite", rewritten)
+    graph, _ = Pipeline([make_pass("insert_qdq")]).run(rewritten, PassContext(plan=plan))
+    return graph, plan

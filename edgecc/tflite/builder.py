@@ -17,6 +17,7 @@ from edgecc.analysis.layout import Flattened, Layout, Order, Permutation, identi
 from edgecc.analysis.sites import Operand, Site, SiteGraph
 from edgecc.ir import Array
 from edgecc.quant.params import QuantParams
+from edgecc.quant.rules import RULES
 from edgecc.tflite.graph import Graph, Operator, Tensor, itemsize
 from edgecc.tflite.legality import objection
 from edgecc.tflite.versions import version_of
@@ -60,6 +61,7 @@ class Builder:
     Attributes:
         site: the one being lowered.
         quantized: whether it is lowered on integers.
+        scale: in which its operands must come, where its kernel demands that of the result; None: any.
     """
 
     def __init__(self, sites: SiteGraph, layout: Layout) -> None:
@@ -69,6 +71,7 @@ class Builder:
         self.transpositions: list[Transposition] = []
         self.site: Site | None = None
         self.quantized = False
+        self.scale: QuantParams | None = None
         self._stored: dict[ir.Value, int] = {}
         self._orders: dict[ir.Value, Order] = {}
         self._copies: dict[tuple[int, Order | None, object], int] = {}
@@ -103,10 +106,10 @@ class Builder:
         return len(self.graph.tensors) - 1
 
     def constant(self, array: Array, name: str, quant: QuantParams | None = None) -> int:
-        """A constant tensor; equal constants of one type are one tensor."""
+        """A constant tensor; equal constants of one type are one tensor. Biases beside int16 data are int64."""
         array = np.asarray(array)
         array = array.astype(NARROWED.get(str(array.dtype), array.dtype))
-        dtype = quant.dtype if quant is not None else str(array.dtype)
+        dtype = str(array.dtype) if quant is None or array.dtype == np.int64 else quant.dtype
         key = (dtype, array.shape, array.tobytes(), _quant_key(quant))
         if key not in self._constants:
             self._constants[key] = self.tensor(name, array.shape, dtype, data=array, quant=quant)
@@ -157,12 +160,19 @@ class Builder:
         """The tensor of an operand in `order` (None: ONNX's own): integers if the site works on integers."""
         wanted = identity(operand.value) if order is None else order
         quant = operand.quant if self.quantized else None
+        if quant is not None and self.scale is not None:
+            quant = self.scale
         if operand.array is not None:
             array = operand.array if quant is not None or operand.array.dtype == np.float16 else operand.real()
+            if quant is not None and _quant_key(quant) != _quant_key(operand.quant):
+                array = quant.quantize(operand.real())
             return self._constant_in(array, str(operand.value.name), wanted, quant)
         if operand.value not in self._stored:
             raise NotMade(f"nothing makes {operand.value.name}")
-        index = self._in_quant(self._stored[operand.value], operand.value, quant)
+        index = self._stored[operand.value]
+        if self.quantized:
+            index = self._in_quant(index, operand.value, operand.quant)
+        index = self._in_quant(index, operand.value, quant)
         return self._in_order(index, operand.value, wanted)
 
     def _constant_in(self, array: Array, name: str, order: Order, quant: QuantParams | None) -> int:
@@ -218,6 +228,19 @@ class Builder:
                 self.transpositions.append(Transposition(str(value.name), size, reason))
             self._copies[key] = copy
         return self._copies[key]
+
+    def begin(self, site: Site, *, quantized: bool) -> None:
+        """Starts on a site.
+
+        Raises:
+            NeedsFloat: its kernel demands one scale of results that have several.
+        """
+        self.site, self.quantized, self.scale = site, quantized, None
+        rule = RULES.get(site.op_type)
+        if quantized and rule is not None and rule.tflite is not None and rule.tflite.scale == "same":
+            if len({_quant_key(r.quant) for r in site.outputs}) > 1:
+                raise NeedsFloat
+            self.scale = site.outputs[0].quant
 
     # ---- writing -----------------------------------------------------------------------------------------------
 

@@ -86,22 +86,22 @@ def _lower_site(b: Builder, site: Site, table: dict[str, Lowering]) -> bool:
         raise Unservable("no TFLite kernel serves this operator", "replace it in the network")
     if any(not ir.is_static(r.value) for r in site.outputs if r.value.name):
         raise Unservable("its output shape is not known when compiling", "bind it with --input-shape")
-    b.site, b.quantized = site, site.quantized and lowering.int8
     before = len(b.graph.tensors), len(b.graph.operators)
-    if b.quantized:
+    if site.quantized and lowering.int8:
         try:
+            b.begin(site, quantized=True)
             lowering.function(site, b)
             return True
         except NeedsFloat:
             b.forget(*before)
-            b.quantized = False
+    b.begin(site, quantized=False)
     lowering.function(site, b)
     return not site.quantized
 
 
 def _pretend(b: Builder, site: Site) -> None:
     """Gives the results of a node that cannot be served a tensor, so that the rest can be checked too."""
-    b.site, b.quantized = site, False
+    b.begin(site, quantized=False)
     for position, result in enumerate(site.outputs):
         if ir.dims(result.value) is not None and ir.is_static(result.value):
             with suppress(Unservable):
@@ -134,7 +134,7 @@ def _outputs(
 ) -> list[tuple[int, Port]]:
     found: list[tuple[int, Port]] = []
     for name, operand in sites.outputs:
-        b.site, b.quantized = None, False
+        b.site, b.quantized, b.scale = None, False, None
         order = b.permutation(operand.value)
         last = channels_last(len(order))
         if io_layout == "nhwc":

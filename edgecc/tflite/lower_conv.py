@@ -95,8 +95,8 @@ def bias_tensor(b: Builder, site: Site, data: Operand, weight: Operand, count: i
     if operand is not None and (operand.quant is not None or not b.quantized):
         array = operand.array if b.quantized else operand.real()
         assert array is not None
-        return b.constant(np.broadcast_to(array.reshape(-1), (count,)), str(operand.value.name),
-                          operand.quant if b.quantized else None)  # fmt: skip
+        values = np.broadcast_to(array.reshape(-1), (count,)).astype(_bias_type(b, data))
+        return b.constant(values, str(operand.value.name), operand.quant if b.quantized else None)
     name = f"{site.outputs[0].value.name}/bias"
     if not b.quantized:
         return b.constant(np.zeros(count, np.float32), name)
@@ -106,7 +106,13 @@ def bias_tensor(b: Builder, site: Site, data: Operand, weight: Operand, count: i
     quant = QuantParams(
         scale=scale, zero_point=np.zeros(scale.shape, np.int64), dtype="int32", axis=0 if scale.size > 1 else None
     )
-    return b.constant(quant.quantize(real), name, quant)
+    return b.constant(quant.quantize(real).astype(_bias_type(b, data)), name, quant)
+
+
+def _bias_type(b: Builder, data: Operand) -> str:
+    if not b.quantized or data.quant is None:
+        return "float32"
+    return "int64" if data.quant.dtype == "int16" else "int32"
 
 
 @lowers("ConvTranspose", int8=True)

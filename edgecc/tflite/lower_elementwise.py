@@ -16,9 +16,9 @@ from edgecc.tflite.options import ACTIVATIONS
 from edgecc.tflite.writer import tensor_type
 
 # ONNX operator -> TFLite operator of one operand, by whether the kernel takes int8.
-_UNARY_INT8 = {"Sigmoid": "LOGISTIC", "Tanh": "TANH", "Relu": "RELU", "HardSwish": "HARD_SWISH"}
+_UNARY_INT8 = {"Sigmoid": "LOGISTIC", "Tanh": "TANH", "Relu": "RELU", "HardSwish": "HARD_SWISH", "Exp": "EXP"}
 _UNARY = {
-    "Abs": "ABS", "Ceil": "CEIL", "Cos": "COS", "Exp": "EXP", "Floor": "FLOOR", "Log": "LOG", "Neg": "NEG",
+    "Abs": "ABS", "Ceil": "CEIL", "Cos": "COS", "Floor": "FLOOR", "Log": "LOG", "Neg": "NEG",
     "Not": "LOGICAL_NOT", "Round": "ROUND", "Sign": "SIGN", "Sin": "SIN", "Sqrt": "SQRT",
 }  # fmt: skip
 
@@ -59,13 +59,13 @@ def leaky_relu(site: Site, b: Builder) -> None:
     _unary(site, b, "LEAKY_RELU", {"alpha": float(site.attribute("alpha", 0.01))})  # type: ignore[arg-type]
 
 
-@lowers("Gelu")
+@lowers("Gelu", int8=True)
 def gelu(site: Site, b: Builder) -> None:
     """GELU, in the error-function or the tanh form."""
     _unary(site, b, "GELU", {"approximate": site.attribute("approximate", "none") == "tanh"})
 
 
-@lowers("Elu")
+@lowers("Elu", int8=True)
 def elu(site: Site, b: Builder) -> None:
     """ELU with alpha 1."""
     if float(site.attribute("alpha", 1.0)) != 1.0:  # type: ignore[arg-type]
@@ -102,7 +102,14 @@ def clip(site: Site, b: Builder) -> None:
 
 @lowers("PRelu", int8=True)
 def prelu(site: Site, b: Builder) -> None:
-    """PRELU, its slopes broadcast to the operand's rank."""
+    """PRELU, its slopes broadcast to the operand's rank; LEAKY_RELU for one constant slope.
+
+    XNNPACK of tflite-runtime 2.14 reads past a single slope.
+    """
+    slope = site.inputs[1]
+    if slope is not None and slope.array is not None and slope.array.size == 1:
+        _unary(site, b, "LEAKY_RELU", {"alpha": float(slope.real().reshape(-1)[0])})
+        return
     _broadcast(site, b, "PRELU", fused=False)
 
 

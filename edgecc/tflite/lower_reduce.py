@@ -8,19 +8,19 @@ from edgecc.analysis.sites import Site
 from edgecc.tflite import lowers
 from edgecc.tflite.builder import Builder, Unservable
 
-_REDUCE = {"ReduceSum": "SUM", "ReduceProd": "REDUCE_PROD"}
-_REDUCE_INT8 = {"ReduceMean": "MEAN", "ReduceMax": "REDUCE_MAX", "ReduceMin": "REDUCE_MIN"}
+_REDUCE = {"ReduceProd": "REDUCE_PROD"}
+_REDUCE_INT8 = {"ReduceMean": "MEAN", "ReduceSum": "SUM", "ReduceMax": "REDUCE_MAX", "ReduceMin": "REDUCE_MIN"}
 
 
 @lowers(*_REDUCE_INT8, int8=True)
 def reduce_int8(site: Site, b: Builder) -> None:
-    """MEAN, REDUCE_MAX, REDUCE_MIN over the axes where the layout put them."""
+    """MEAN, SUM, REDUCE_MAX, REDUCE_MIN over the axes where the layout put them."""
     _reduce(site, b, _REDUCE_INT8[site.op_type])
 
 
 @lowers(*_REDUCE)
 def reduce(site: Site, b: Builder) -> None:
-    """SUM, REDUCE_PROD over the axes where the layout put them."""
+    """REDUCE_PROD over the axes where the layout put them."""
     _reduce(site, b, _REDUCE[site.op_type])
 
 
@@ -59,9 +59,10 @@ def softmax(site: Site, b: Builder) -> None:
     _along_last_axis(site, b, "SOFTMAX", {"beta": 1.0})
 
 
-@lowers("LogSoftmax")
+@lowers("LogSoftmax", int8=True)
 def log_softmax(site: Site, b: Builder) -> None:
     """LOG_SOFTMAX along the last axis."""
+    b.demand_scale(16 / 256, 127)
     _along_last_axis(site, b, "LOG_SOFTMAX", {})
 
 

@@ -132,8 +132,6 @@ def pad(site: Site, b: Builder) -> None:
     mode = str(site.attribute("mode", "constant"))
     source = b.input(0, order)
     if mode in _MIRROR:
-        if b.quantized:
-            raise NeedsFloat
         b.operator("MIRROR_PAD", [source, paddings], [b.output()], {"mode": _MIRROR[mode]})
     elif mode != "constant":
         raise Unservable(f"padding mode {mode!r} has no kernel")
@@ -167,7 +165,7 @@ def gather(site: Site, b: Builder) -> None:
     b.operator("GATHER", [b.input(0, order), places], [b.output()], {"axis": order.index(axis), "batchDims": 0})
 
 
-@lowers("Expand")
+@lowers("Expand", int8=True)
 def expand(site: Site, b: Builder) -> None:
     """BROADCAST_TO; nothing where the shape is the operand's."""
     source, out = b.input(0), ir.static_dims(site.outputs[0].value)
