@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,9 @@ def _catalogue(
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command; the process ends with the exit code of DESIGN §3."""
     words = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to fail
     try:
         app.main(args=words, prog_name="edgecc", standalone_mode=False)
     except click.ClickException as error:

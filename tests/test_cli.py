@@ -344,6 +344,16 @@ def test_a_reader_that_goes_away_is_no_defect() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_terminal_without_the_letters(tmp_path: Path) -> None:
+    words = ["compile", str(MLP), "--format", "tflite", "--no-verify", "-o", str(tmp_path / "o\u03bc")]
+    done = subprocess.run(
+        [sys.executable, "-m", "edgecc.cli", *words], capture_output=True, check=False, timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"o?" in done.stdout
+
+
 def test_the_installed_command() -> None:
     script = Path(sys.executable).with_name("edgecc")
     if not script.exists():
