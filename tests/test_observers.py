@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgecc import ir
-from edgecc.calibration.observers import collect, observed_values
+from edgecc.calibration.observers import FENCE, collect, observed_values
 from edgecc.errors import UsageError
 from edgecc.importer import load
 from edgecc.runtime.ort import OrtRunner
@@ -85,7 +85,7 @@ def test_robust_stops_at_the_fence_but_keeps_inputs_and_answers(
     model: ir.Model, samples: Any, seen: Any
 ) -> None:
     robust, minmax = (collect(model, samples, observer=o).ranges for o in ("robust", "minmax"))
-    fence = 1.5 * np.quantile([a.max() for a in seen["r"]], 0.75)
+    fence = FENCE * np.quantile([a.max() for a in seen["r"]], 0.75)
     assert robust["r"][1] == pytest.approx(fence, rel=1e-5)
     assert robust["r"][1] < minmax["r"][1]
     for name in ("x", "a", "z"):  # a is the answer y in another shape, z the answer p before Softmax
