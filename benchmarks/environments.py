@@ -45,6 +45,9 @@ def python(peer: str) -> Path:
 def _interpreter(version: str) -> str:
     for name in (f"python{version}", *sorted(Path.home().glob(f".pyenv/versions/{version}*/bin/python"))):
         path = shutil.which(str(name))
-        if path is not None and subprocess.run([path, "-c", "pass"], check=False, capture_output=True).returncode == 0:
+        if (
+            path is not None
+            and subprocess.run([path, "-c", "pass"], check=False, capture_output=True).returncode == 0
+        ):
             return path
     raise RuntimeError(f"Python {version} is not installed")

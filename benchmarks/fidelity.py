@@ -39,7 +39,9 @@ def measure(network: Network) -> bool:
         reference = OrtRunner.from_model(model)
         runners = {f: open_candidate(a, like=reference) for f, a in result.artifacts.items()}
         if network.peer:
-            runners["peer tflite"] = open_candidate(SHARED / "peers" / f"{network.peer}.tflite", like=reference)
+            runners["peer tflite"] = open_candidate(
+                SHARED / "peers" / f"{network.peer}.tflite", like=reference
+            )
         data = open_dataset(test, input_specs(model), labels=labels)
         classes = class_outputs(model)
         found = compare_all(reference, runners, data, classes=classes, labels=labels if classes else None)

@@ -46,10 +46,17 @@ def compare(network: Network, folder: Path) -> list[str]:
     calibration, _, _ = network.split()
     np.save(folder / "calibration.npy", calibration)
     result = edgecc.compile(
-        network.path, precision="int8", data=calibration, no_verify=True, no_profile=True, output=folder / "out"
+        network.path,
+        precision="int8",
+        data=calibration,
+        no_verify=True,
+        no_profile=True,
+        output=folder / "out",
     )
     rows = []
-    makers: dict[str, tuple[Callable[[Network, Path], Path], Callable[[Path], Callable[[], object]], float]] = {
+    makers: dict[
+        str, tuple[Callable[[Network, Path], Path], Callable[[Path], Callable[[], object]], float]
+    ] = {
         "tflite": (quantizer_file, tflite_runner, TFLITE_LIMIT),
         "onnx": (static_file, onnx_runner, ONNX_LIMIT),
     }
@@ -60,7 +67,15 @@ def compare(network: Network, folder: Path) -> list[str]:
         mine, theirs, ratio = in_turns(open_file(path), open_file(peer))
         _, _, itself = in_turns(open_file(peer), open_file(peer))
         good = "yes" if ratio <= limit + abs(itself - 1) else "NO"
-        cells = [network.name, f"{form} int8", f"{mine:.2f}", f"{theirs:.2f}", f"{ratio:.3f}", f"{itself:.3f}", good]
+        cells = [
+            network.name,
+            f"{form} int8",
+            f"{mine:.2f}",
+            f"{theirs:.2f}",
+            f"{ratio:.3f}",
+            f"{itself:.3f}",
+            good,
+        ]
         rows.append("| " + " | ".join(cells) + " |")
     return rows
 
@@ -106,7 +121,8 @@ def onnx_runner(path: Path) -> Callable[[], object]:
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     feeds = {
-        i.name: np.random.default_rng(0).standard_normal(i.shape).astype(np.float32) for i in session.get_inputs()
+        i.name: np.random.default_rng(0).standard_normal(i.shape).astype(np.float32)
+        for i in session.get_inputs()
     }
     return lambda: session.run(None, feeds)
 

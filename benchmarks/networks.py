@@ -49,7 +49,9 @@ def _imagenet(scale: Callable[[Array], Array]) -> tuple[Array, Array]:
     folder = SHARED / "data" / "imagenet_dev"
     rows = [line.split("\t") for line in (folder / "labels.tsv").read_text().splitlines()[1:]]
     images = [np.asarray(Image.open(folder / row[0]).convert("RGB"), np.float32) for row in rows]
-    return np.stack([scale(image).transpose(2, 0, 1) for image in images]), np.array([int(r[1]) for r in rows])
+    return np.stack([scale(image).transpose(2, 0, 1) for image in images]), np.array(
+        [int(r[1]) for r in rows]
+    )
 
 
 def _faces(width: int, height: int, scale: Callable[[Array], Array], *, bgr: bool = False) -> Array:

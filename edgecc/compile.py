@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from edgecc import ir, output, resolve
+from edgecc import ir, modelfile, output, resolve
 from edgecc.artifact import Artifact
-from edgecc.errors import BudgetError, EdgeccError, FidelityError
+from edgecc.errors import EdgeccError
 from edgecc.importer import load
-from edgecc.options import CompileOptions, flag, make_options
+from edgecc.options import CompileOptions, make_options
 from edgecc.pipeline import PassContext, Pipeline, PipelineLog
 from edgecc.target import Target
 from edgecc.target import target as find_target
+from edgecc.verdict import verdict
 
 if TYPE_CHECKING:
     import onnx
 
-    from edgecc.calibration.dataset import Dataset
     from edgecc.fidelity import Fidelity
     from edgecc.profile import Profile
     from edgecc.quant.plan import QuantPlan
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-# Samples of --random-data: ranges of a network on noise mean little, and more of it would not help.
-_RANDOM_CALIBRATION = 16
 # Options that say where and how, not what: they do not belong to the artifact's identity.
 _ASIDE = frozenset({"output", "dump-ir", "threads", "no-verify", "no-profile", "debug-quant", "max-latency"})
 
@@ -102,9 +99,11 @@ class _Compilation:
         self.options, self.progress = options, progress
         self.seconds: dict[str, float] = {}
         self.warnings: list[str] = []
+        self.log = PipelineLog()
         self.target: Target = find_target(options.target)
         self.formats = resolve.formats(options, self.target)
-        self.stem = Path(model).stem if isinstance(model, (str, Path)) else "model"
+        self.file = Path(model) if isinstance(model, (str, Path)) else None
+        self.stem = "model" if self.file is None else self.file.stem
         self.folder = Path(options.output or output.default_output(self.stem, self.target.name))
         output.check_output(self.folder)
         self.given_plan = resolve.given_plan(options)
@@ -114,9 +113,8 @@ class _Compilation:
             self.warnings.append(resolve.DYNAMIC_REMEDY)
         with self._stage("import"):
             self.original = load(model, input_shape=options.input_shape)
-            self.sha256, self.size = _identity(model, self.original)
-            self.data, self.eval_data = self._datasets()
-        self.log = PipelineLog()
+            self.sha256, self.size = modelfile.identity(model, self.original)
+            self.data, self.eval_data = resolve.datasets(options, self.original, self.warnings)
 
     def run(self) -> CompileResult:
         floats = self._float_passes()
@@ -127,7 +125,10 @@ class _Compilation:
                 artifacts[form] = self._lower(floats, plan, form)
         fidelities = self._verify(artifacts)
         profiles, before = self._profile(artifacts)
-        failure = self._judge(artifacts, fidelities, profiles, floats)
+        failure = verdict(
+            self.options, self.precision, floats,
+            {self._file(f): (a, fidelities.get(f), profiles.get(f)) for f, a in artifacts.items()},
+        )  # fmt: skip
         report = self._report(artifacts, fidelities, profiles, before, failure)
         folder = self.folder if failure is None else output.failed(self.folder)
         self._publish(folder, artifacts, report, plan)
@@ -135,33 +136,6 @@ class _Compilation:
             raise failure
         placed = {f: replace(a, path=folder / self._file(f)) for f, a in artifacts.items()}
         return CompileResult(placed, fidelities, profiles, report, folder)
-
-    def _datasets(self) -> tuple[Dataset | None, Dataset]:
-        """Calibration data, if any, and what fidelity is measured on."""
-        from edgecc.calibration.dataset import input_specs, open_dataset, random_samples
-        from edgecc.verify import RANDOM_SAMPLES
-
-        options, specs = self.options, input_specs(self.original)
-        calibration = evaluation = None
-        if options.data is not None:
-            labels = options.labels if options.eval_data is None else None
-            calibration = open_dataset(options.data, specs, labels=labels, mean=options.mean, std=options.std)
-            self.warnings.extend(calibration.warnings)
-        elif options.random_data:
-            calibration = random_samples(self.original, _RANDOM_CALIBRATION, options.seed)
-            self.warnings.append("calibrated on random data: the ranges mean little for real inputs")
-        if options.eval_data is not None:
-            evaluation = open_dataset(
-                options.eval_data, specs, labels=options.labels, mean=options.mean, std=options.std
-            )
-            self.warnings.extend(w for w in evaluation.warnings if w not in self.warnings)
-        if evaluation is None:
-            evaluation = calibration
-        if evaluation is None:
-            evaluation = random_samples(self.original, RANDOM_SAMPLES, options.seed)
-        return calibration, evaluation
-
-    # ---- the line ------------------------------------------------------------------------------------------
 
     def _float_passes(self) -> ir.Model:
         from edgecc.presets import float_passes
@@ -183,7 +157,8 @@ class _Compilation:
             dump=dump,
         )
         model, log = pipeline.run(model, context)
-        self.log.records.extend(log.records)
+        runtime = {} if plan is None else {"runtime": plan.runtime}
+        self.log.records += [replace(r, options={**r.options, **runtime}) for r in log.records]
         return model
 
     def _plan(self, floats: ir.Model) -> QuantPlan | None:
@@ -228,7 +203,7 @@ class _Compilation:
         from edgecc.runtime.ort import OrtRunner
         from edgecc.verify import class_outputs, compare_all, compare_layers, open_candidate
 
-        threads = self.options.threads
+        threads = self.options.threads or 1  # the networks run side by side
         with self._stage("verify"):
             reference = OrtRunner.from_model(self.original, threads=threads)
             runners = {f: open_candidate(a, like=reference, threads=threads) for f, a in artifacts.items()}
@@ -249,34 +224,16 @@ class _Compilation:
 
         with self._stage("profile"):
             jobs: dict[str, Job] = {form: Job(artifact) for form, artifact in artifacts.items()}
-            jobs["original"] = Job(_original_artifact(self.original), operators=False)
+            jobs["original"] = Job(self._original(), operators=False)
             found = profile_all(jobs, threads=self.options.threads or 1)
         return {form: found[form] for form in artifacts}, found["original"]
 
-    def _judge(
-        self,
-        artifacts: Mapping[str, Artifact],
-        fidelities: Mapping[str, Fidelity],
-        profiles: Mapping[str, Profile],
-        floats: ir.Model,
-    ) -> EdgeccError | None:
-        """The first limit or budget that is not kept."""
-        from edgecc.verdict import check_budgets
-        from edgecc.verify import check_limits
-
-        options = self.options
-        try:
-            for form, fidelity in fidelities.items():
-                check_limits(
-                    fidelity, precision=self.precision, min_agreement=options.min_agreement,
-                    min_sqnr=options.min_sqnr, max_drop=options.max_drop, artifact=self._file(form),
-                )  # fmt: skip
-            check_budgets(
-                options, floats, {self._file(f): (a, profiles.get(f)) for f, a in artifacts.items()}
-            )
-        except (FidelityError, BudgetError) as error:
-            return error
-        return None
+    def _original(self) -> Artifact | Path:
+        """What is timed beside the artifacts: the file itself where its shapes are what was compiled."""
+        if self.file is not None and not self.options.input_shape:
+            return self.file
+        data = ir.serde.serialize_model(self.original).SerializeToString(deterministic=True)
+        return Artifact(data, "onnx", "fp32", "original", (), ())
 
     def _report(
         self,
@@ -303,7 +260,7 @@ class _Compilation:
         )
         return Report(
             model=facts, target=self.target.name, artifacts=rows, passes=tuple(self.log.records),
-            original_profile=before, options=self._resolved(), warnings=tuple(self.warnings),
+            original_profile=before, options=self._words(), warnings=tuple(self.warnings),
             failure=None if failure is None else str(failure), seconds=dict(self.seconds),
             edgecc_version=__version__,
         )  # fmt: skip
@@ -321,27 +278,21 @@ class _Compilation:
         if text is not None:
             files["plan.json"] = text.encode()
         if report.failure is None:  # a manifest vouches for what lies beside it
-            identity = {k: v for k, v in self._resolved().items() if k not in _ASIDE}
+            identity = {k: v for k, v in self._words().items() if k not in _ASIDE}
             files[output.MANIFEST] = output.manifest(
                 model_sha256=self.sha256, target=self.target.name, precision=self.precision, options=identity,
-                seed=self.options.seed,
-                artifacts=named, plan=text,
+                seed=self.options.seed, artifacts=named, plan=text,
             ).encode()  # fmt: skip
         output.publish(folder, files)
 
     def _file(self, form: str) -> str:
         return f"{self.stem}.{self.precision}.{form}"
 
-    def _resolved(self) -> dict[str, Any]:
-        """The options as they were understood, in words that JSON takes."""
-        found: dict[str, Any] = {flag(f.name): getattr(self.options, f.name) for f in fields(self.options)}
-        found |= {"precision": self.precision, "format": list(self.formats), "target": self.target.name}
-        found["data"] = None if self.data is None else self.data.description
-        found["eval-data"] = self.eval_data.description
-        for name in ("labels", "plan"):
-            found[name] = None if found[name] is None else "given"
-        found["pass"] = [str(p) for p in self.options.passes]
-        return {k: str(v) if isinstance(v, Path) else v for k, v in found.items()}
+    def _words(self) -> dict[str, Any]:
+        return resolve.words(
+            self.options, target=self.target, precision=self.precision, formats=self.formats, data=self.data,
+            eval_data=self.eval_data,
+        )  # fmt: skip
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -349,22 +300,3 @@ class _Compilation:
         started = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - started
-
-
-def _identity(model: Any, loaded: ir.Model) -> tuple[str, int | None]:
-    """sha256 and size of the model's file; of its serialised form where it is no file."""
-    if isinstance(model, (str, Path)):
-        with Path(model).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return digest, Path(model).stat().st_size
-    data = (
-        model
-        if isinstance(model, bytes)
-        else ir.serde.serialize_model(loaded).SerializeToString(deterministic=True)
-    )
-    return hashlib.sha256(data).hexdigest(), len(data)
-
-
-def _original_artifact(model: ir.Model) -> Artifact:
-    data = ir.serde.serialize_model(model).SerializeToString(deterministic=True)
-    return Artifact(data, "onnx", "fp32", "original", (), ())

@@ -12,6 +12,7 @@ from edgecc import ir
 from edgecc.analysis.cost import NodeCost, node_costs, total_macs, total_parameters
 from edgecc.errors import Finding, UnsupportedError
 from edgecc.importer import load
+from edgecc.modelfile import identity
 from edgecc.options import CompileOptions
 from edgecc.pipeline import PassContext, Pipeline
 from edgecc.presets import float_passes
@@ -63,11 +64,9 @@ def inspect_model(
     Raises:
         ModelError, UsageError: the model cannot be read, or there is no such target.
     """
-    from edgecc.compile import _identity
-
     devices = [find_target(name) for name in targets]
     model = load(source, input_shape=input_shape)
-    sha256, size = _identity(source, model)
+    sha256, size = identity(source, model)
     return Inspection(
         model=model_facts(
             model, name=Path(source).stem, sha256=sha256, size_bytes=size, macs=total_macs(model)

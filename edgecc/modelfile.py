@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import stat
@@ -51,6 +52,36 @@ def read(source: Path | str | bytes | onnx.ModelProto | ir.Model) -> ir.Model:
     for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
         _check_graph_tensors(graph, folder)
     return model
+
+
+def identity(source: Path | str | bytes | onnx.ModelProto | ir.Model, model: ir.Model) -> tuple[str, int]:
+    """sha256 and bytes of a model: of its file and its external data, else of its serialised form.
+
+    Args:
+        source: as it was given.
+        model: as it was read.
+    """
+    if not isinstance(source, (str, Path)):
+        data = (
+            source
+            if isinstance(source, bytes)
+            else ir.serde.serialize_model(model).SerializeToString(deterministic=True)
+        )
+        return hashlib.sha256(data).hexdigest(), len(data)
+    tensors = [
+        v.const_value for graph in model.graphs() for v in graph.initializers.values() if v.const_value
+    ]
+    beside = {Path(t.path) for t in tensors if isinstance(t, ir.ExternalTensor)}
+    digest, size = hashlib.sha256(), 0
+    for tensor in tensors:  # small ones may have come from a file that no large one names
+        if tensor.nbytes <= _SMALL_BYTES:
+            digest.update(tensor.tobytes())
+    for path in (Path(source), *sorted(beside)):
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+                size += len(chunk)
+    return digest.hexdigest(), size
 
 
 def _read_bytes(path: Path) -> bytes:

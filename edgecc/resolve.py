@@ -1,18 +1,23 @@
-"""What the words of a compilation come to on a target: formats, precision, plan; no contradictions."""
+"""What the words of a compilation come to on a target: formats, precision, plan, data; no contradictions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgecc.errors import UnsupportedError, UsageError
 from edgecc.options import CompileOptions, flag
 
 if TYPE_CHECKING:
     from edgecc import ir
+    from edgecc.calibration.dataset import Dataset
     from edgecc.quant.plan import QuantPlan
     from edgecc.target import Target
 
+# Samples of --random-data: ranges of a network on noise mean little, and more of it would not help.
+_RANDOM_CALIBRATION = 16
 QUANTIZED = ("int8", "int16x8")
 DYNAMIC_REMEDY = (
     "no calibration data: weights are int8, activations stay float; give --data for int8 throughout"
@@ -123,3 +128,48 @@ def fitting(plan: QuantPlan, model: ir.Model) -> QuantPlan:
             remedy="use the model and the passes that it was made with",
         )
     return plan
+
+
+def datasets(options: CompileOptions, model: ir.Model, warnings: list[str]) -> tuple[Dataset | None, Dataset]:
+    """Calibration data, if any, and what fidelity is measured on; oddities go to `warnings`."""
+    from edgecc.calibration.dataset import input_specs, open_dataset, random_samples
+    from edgecc.verify import RANDOM_SAMPLES
+
+    specs = input_specs(model)
+    scale = {"mean": options.mean, "std": options.std}
+    calibration = evaluation = None
+    if options.data is not None:
+        labels = options.labels if options.eval_data is None else None
+        calibration = open_dataset(options.data, specs, labels=labels, **scale)
+        warnings.extend(calibration.warnings)
+    elif options.random_data:
+        calibration = random_samples(model, _RANDOM_CALIBRATION, options.seed)
+        warnings.append("calibrated on random data: the ranges mean little for real inputs")
+    if options.eval_data is not None:
+        evaluation = open_dataset(options.eval_data, specs, labels=options.labels, **scale)
+        warnings.extend(w for w in evaluation.warnings if w not in warnings)
+    if evaluation is None:
+        evaluation = calibration
+    if evaluation is None:
+        evaluation = random_samples(model, RANDOM_SAMPLES, options.seed)
+    return calibration, evaluation
+
+
+def words(
+    options: CompileOptions,
+    *,
+    target: Target,
+    precision: str,
+    formats: Sequence[str],
+    data: Dataset | None,
+    eval_data: Dataset,
+) -> dict[str, Any]:
+    """The options as they were understood, spelt as on the command line, in words that JSON takes."""
+    found: dict[str, Any] = {flag(f.name): getattr(options, f.name) for f in fields(options)}
+    found |= {"precision": precision, "format": list(formats), "target": target.name}
+    found["data"] = None if data is None else data.description
+    found["eval-data"] = eval_data.description
+    for name in ("labels", "plan"):
+        found[name] = None if found[name] is None else "given"
+    found["pass"] = [str(p) for p in options.passes]
+    return {k: str(v) if isinstance(v, Path) else v for k, v in found.items()}

@@ -1,4 +1,4 @@
-"""Budgets of size, work and time (exit 5); limits on fidelity are in `edgecc.limits`."""
+"""Is the result good enough? Limits on fidelity (exit 4), budgets of size, work and time (exit 5)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,43 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from edgecc.analysis.cost import total_macs
-from edgecc.errors import BudgetError
+from edgecc.errors import BudgetError, EdgeccError, FidelityError
 
 if TYPE_CHECKING:
     from edgecc import ir
     from edgecc.artifact import Artifact
+    from edgecc.fidelity import Fidelity
     from edgecc.options import CompileOptions
     from edgecc.profile import Profile
+
+
+def verdict(
+    options: CompileOptions,
+    precision: str,
+    model: ir.Model,
+    files: Mapping[str, tuple[Artifact, Fidelity | None, Profile | None]],
+) -> EdgeccError | None:
+    """The first limit or budget that is not kept, None where all are.
+
+    Args:
+        options: with the limits.
+        precision: of the artifacts.
+        model: the float network after the passes.
+        files: artifact, fidelity and timing by file name.
+    """
+    from edgecc.limits import check_limits
+
+    try:
+        for name, (_, fidelity, _) in files.items():
+            if fidelity is not None:
+                check_limits(
+                    fidelity, precision=precision, min_agreement=options.min_agreement,
+                    min_sqnr=options.min_sqnr, max_drop=options.max_drop, artifact=name,
+                )  # fmt: skip
+        check_budgets(options, model, {name: (a, p) for name, (a, _, p) in files.items()})
+    except (FidelityError, BudgetError) as error:
+        return error
+    return None
 
 
 def check_budgets(
