@@ -1,4 +1,4 @@
-"""int8 TFLite and int8 ONNX of every reference network against its float original: the table of the first milestone.
+"""int8 TFLite and int8 ONNX of every reference network against its float original.
 
     python benchmarks/fidelity.py [NETWORK ...]
 
@@ -19,7 +19,7 @@ from edgecc.importer import load
 from edgecc.runtime.ort import OrtRunner
 from edgecc.verify import class_outputs, compare_all, open_candidate
 
-# Network -> (most points of top-1 lost, least agreement, least SQNR in dB); None: no number, it must compile and run.
+# Network -> (most points of top-1 lost, least agreement, least SQNR in dB); None: it must compile and run.
 GOALS: dict[str, tuple[float | None, float | None, float | None]] = {
     **dict.fromkeys(("ic_resnet8", "kws_dscnn", "resnet20", "resnet56", "lenet_caffe"), (0.5, None, None)),
     "efficientnet_lite0": (None, 0.97, 18.0),
@@ -56,10 +56,10 @@ def measure(network: Network) -> bool:
             and (peer is None or peer.accuracy is None or (fidelity.accuracy or 0.0) >= peer.accuracy)
         )
         good = good and kept
-        cells = [
-            network.name, form, str(fidelity.samples), _percent(fidelity.reference_accuracy), _percent(fidelity.accuracy),
-            _percent(fidelity.agreement), f"{fidelity.sqnr_db:.2f}", "peer" if form == "peer tflite" else "yes" if kept else "NO",
-        ]  # fmt: skip
+        shares = (fidelity.reference_accuracy, fidelity.accuracy, fidelity.agreement)
+        verdict = "peer" if form == "peer tflite" else "yes" if kept else "NO"
+        cells = [network.name, form, str(fidelity.samples), *map(_percent, shares)]
+        cells += [f"{fidelity.sqnr_db:.2f}", verdict]
         print("| " + " | ".join(cells) + " |", flush=True)
     return good
 
@@ -73,7 +73,8 @@ def main() -> None:
     print("| network | file | samples | float top-1 | top-1 | agreement | SQNR dB | as wanted |")
     print("|---|---|---|---|---|---|---|---|")
     names = sys.argv[1:] or list(NETWORKS)
-    if not all([measure(NETWORKS[name]) for name in names]):
+    good = [measure(NETWORKS[name]) for name in names]
+    if not all(good):
         sys.exit(1)
 
 

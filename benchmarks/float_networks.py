@@ -1,9 +1,9 @@
-"""Float TFLite of every reference network: equal to ONNX Runtime, few operators, no Transpose; onnx2tf beside it.
+"""Float TFLite of every reference network: equal to ONNX Runtime, few operators; onnx2tf beside it.
 
     python benchmarks/float_networks.py [NETWORK ...]
 
-Ends with exit code 1 if an answer differs by more than 1e-4 of its range, if a convolutional classifier has an operator
-that it need not have, or if onnx2tf's file has fewer operators.
+Ends with exit code 1 if an answer differs by more than 1e-4 of its range, if a convolutional classifier has
+an operator that it need not have, or if onnx2tf's file has fewer operators.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ CLASSIFIERS = frozenset(
 )
 ALLOWED = frozenset(
     {
-        "CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D", "MEAN", "ADD", "FULLY_CONNECTED", "SOFTMAX",
-        "RESHAPE", "PAD", "STRIDED_SLICE",
+        "CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D", "MEAN", "ADD", "FULLY_CONNECTED",
+        "SOFTMAX", "RESHAPE", "PAD", "STRIDED_SLICE",
     }
 )  # fmt: skip
 _NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
@@ -72,8 +72,8 @@ def measure(network: Network) -> bool:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         result = edgecc.compile(
-            network.path, format="tflite", precision="fp32", no_verify=True, no_profile=True, input_shape=shape,
-            output=folder / "out",
+            network.path, format="tflite", precision="fp32", no_verify=True, no_profile=True,
+            input_shape=shape, output=folder / "out",
         )  # fmt: skip
         path = result.artifacts["tflite"].path
         assert path is not None
@@ -103,7 +103,8 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|")
     names = sys.argv[1:] or list(NETWORKS)
-    if not all([measure(NETWORKS[name]) for name in names]):
+    good = [measure(NETWORKS[name]) for name in names]
+    if not all(good):
         sys.exit(1)
 
 

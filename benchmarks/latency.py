@@ -2,7 +2,8 @@
 
     python benchmarks/latency.py [NETWORK ...]
 
-Both files run in this process, in turns of a few inferences each, one thread; the median of the turns' ratios is what counts.
+Both files run in this process, in turns of a few inferences each, one thread; what counts is the median of the
+turns' ratios.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from networks import NETWORKS, Network
 import edgecc
 
 TURNS, RUNS = 60, 5
-# int8 TFLite may take this much of the peer's time, int8 ONNX no more than its peer's; to either is added what the peer
-# differs from itself when it is measured the same way.
+# int8 TFLite may take this much of the peer's time, int8 ONNX no more than its peer's; to either is added what
+# the peer differs from itself when it is measured the same way.
 TFLITE_LIMIT, ONNX_LIMIT = 1.05, 1.0
 
 
@@ -128,9 +129,9 @@ def onnx_runner(path: Path) -> Callable[[], object]:
 
 
 def in_turns(mine: Callable[[], object], theirs: Callable[[], object]) -> tuple[float, float, float]:
-    """Milliseconds of both (median over the turns of each turn's fastest run), and the median of the turns' ratios.
+    """Milliseconds of both (median of the turns' fastest runs), and the median of the turns' ratios.
 
-    These machines run in two gears, which change within seconds: only what is measured side by side can be compared.
+    These machines run in two gears, which change within seconds: compare only what ran side by side.
     """
     fastest: tuple[list[float], list[float]] = ([], [])
     for turn in range(TURNS + 2):

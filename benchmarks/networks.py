@@ -1,4 +1,4 @@
-"""The reference networks of ../shared with their data, preprocessed as their authors do, always in the ONNX layout."""
+"""The reference networks of ../shared with their data, preprocessed as their authors do, in the ONNX layout."""
 
 from __future__ import annotations
 

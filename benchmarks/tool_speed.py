@@ -2,8 +2,8 @@
 
     python benchmarks/tool_speed.py
 
-The peers of PRODUCT.md take 1.4 s for float MobileNetV2 (onnx2tf) and 2.4 to 27 s for int8 EfficientNet-Lite0; onnx2tf
-runs here in the same turns, because these machines differ from day to day.
+onnx2tf, which takes 1.4 s for float MobileNetV2 on a quiet machine, runs here too, because machines differ from
+day to day. Quantizers take 2.4 to 27 s for int8 EfficientNet-Lite0.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """Keeps `edgecc.compile`, `edgecc.target` and `edgecc.verify` the functions when their modules are imported."""
+    """Keeps `edgecc.compile`, `.target` and `.verify` the functions when their modules are imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _HOME and isinstance(value, ModuleType):

@@ -17,7 +17,7 @@ class Port:
         name: as in the ONNX model.
         onnx_shape: with -1 for a symbolic batch.
         shape: in the artifact, with -1 for a symbolic batch.
-        permutation: axis i of the artifact is axis permutation[i] of the ONNX model; None where they are alike.
+        permutation: axis i of the artifact is axis permutation[i] of the ONNX value; None: alike.
         dtype: numpy name of the artifact's element type.
         scale, zero_point: real value = scale * (stored - zero_point); None where the type is not quantized.
     """
@@ -33,7 +33,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One file to be shipped. `notes` lists what the lowering has to say: remaining transposes, float islands, ..."""
+    """One file to be shipped; `notes`: what its maker has to say (remaining transposes, float islands)."""
 
     data: bytes = field(repr=False)
     format: str

@@ -28,7 +28,7 @@ class _DeferredSympy(ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         if name in self._functions:
-            return lambda *args: getattr(importlib.import_module("sympy"), name)(*args)
+            return lambda *args: getattr(importlib.import_module("sympy"), name)(*args)  # noqa: PLW0108
         return getattr(importlib.import_module("sympy"), name)
 
 

@@ -68,14 +68,9 @@ def identity(source: Path | str | bytes | onnx.ModelProto | ir.Model, model: ir.
             else ir.serde.serialize_model(model).SerializeToString(deterministic=True)
         )
         return hashlib.sha256(data).hexdigest(), len(data)
-    tensors = [
-        v.const_value for graph in model.graphs() for v in graph.initializers.values() if v.const_value
-    ]
+    tensors = [v.const_value for graph in model.graphs() for v in graph.initializers.values()]
     beside = {Path(t.path) for t in tensors if isinstance(t, ir.ExternalTensor)}
     digest, size = hashlib.sha256(), 0
-    for tensor in tensors:  # small ones may have come from a file that no large one names
-        if tensor.nbytes <= _SMALL_BYTES:
-            digest.update(tensor.tobytes())
     for path in (Path(source), *sorted(beside)):
         with path.open("rb") as file:
             while chunk := file.read(1 << 22):

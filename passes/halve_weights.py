@@ -27,7 +27,7 @@ class HalveWeights(Pass):
         tally = Tally()
         for value in list(model.graph.initializers.values()):
             array = ir.constant(value)
-            uses = value.uses()
+            uses = tuple(value.uses())
             if array is None or array.dtype != np.float32 or not uses or value.is_graph_output():
                 continue
             user = uses[0].node

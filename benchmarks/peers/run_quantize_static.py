@@ -1,4 +1,4 @@
-"""onnxruntime.quantization.quantize_static: FLOAT.onnx CALIBRATION.npy OUT.onnx (QDQ, S8S8, per channel, min-max)."""
+"""onnxruntime's quantize_static: FLOAT.onnx CALIBRATION.npy OUT.onnx (QDQ, S8S8, per channel, min-max)."""
 
 import sys
 from pathlib import Path

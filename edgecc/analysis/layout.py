@@ -386,7 +386,8 @@ def _minimum_cut(problem: _Problem, variables: set[object]) -> dict[object, int]
     for variable in variables:
         cut.add_node(variable)
         if variable in problem.pins:
-            edge(*((source, variable) if problem.pins[variable] == 0 else (variable, sink)), None)
+            before, after = (source, variable) if problem.pins[variable] == 0 else (variable, sink)
+            edge(before, after, None)
     for value, maker in problem.maker.items():
         if maker in variables and value.is_graph_input() and maker not in problem.pins:
             edge(source, maker, _TIE)

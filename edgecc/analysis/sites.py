@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
 from edgecc import ir
 from edgecc.errors import Finding, UnsupportedError
 from edgecc.ir import Array
-from edgecc.quant.params import QuantParams
+from edgecc.quant.params import DType, QuantParams
 
 # Operators whose TFLite kernel has a fused activation.
 _ABSORBING = frozenset({"Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "MaxPool", "AveragePool"})
@@ -161,7 +162,7 @@ def params(node: ir.Node) -> QuantParams:
         raise UnsupportedError("this node cannot be compiled", [found])
     stored = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
     assert stored is not None
-    dtype = str(stored.dtype).lower() if stored.dtype is not None else "int8"
+    dtype = cast(DType, str(stored.dtype).lower() if stored.dtype is not None else "int8")
     zeros = np.zeros(scale.shape, np.int64) if zero is None else zero.astype(np.int64)
     axis = int(ir.attribute(node, "axis", 1)) if scale.size > 1 else None
     return QuantParams(
@@ -172,7 +173,11 @@ def params(node: ir.Node) -> QuantParams:
 def _sites(graph: ir.Graph) -> Iterator[Site]:
     absorbed: set[ir.Node] = set()
     for node in graph:
-        if node in absorbed or node.op_type in ("QuantizeLinear", "DequantizeLinear") or _half(node) is not None:
+        if (
+            node in absorbed
+            or node.op_type in ("QuantizeLinear", "DequantizeLinear")
+            or _half(node) is not None
+        ):
             continue
         activation = _activation(node)
         last = node
@@ -219,7 +224,7 @@ def fused_activation(node: ir.Node) -> str | None:
 
 def _readers_quant(value: ir.Value) -> QuantParams | None:
     """The quantization in which every reader takes `value`; None if one takes it as it is."""
-    uses = value.uses()
+    uses = tuple(value.uses())
     if value.is_graph_output() or not uses:
         return None
     if any(use.node.op_type != "QuantizeLinear" or use.idx != 0 for use in uses):
