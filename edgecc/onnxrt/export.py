@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -60,8 +61,12 @@ def export(model: ir.Model, *, precision: str, target: Target | str) -> Artifact
         target if isinstance(target, str) else target.name,
         tuple(_port(v) for v in copy.graph.inputs),
         tuple(_port(v) for v in copy.graph.outputs),
-        notes=read_back(data).notes() if precision == "int8" else {},
+        notes=read_back(data).notes() if precision == "int8" else {"operators": _histogram(copy.graph)},
     )
+
+
+def _histogram(graph: ir.Graph) -> dict[str, int]:
+    return dict(Counter(node.op_type for node in graph))
 
 
 def _drop_clamp(graph: ir.Graph, node: ir.Node) -> None:

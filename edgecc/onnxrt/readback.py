@@ -56,13 +56,21 @@ class ReadBack:
     conversions: int
 
     def notes(self) -> dict[str, Any]:
-        """For the notes of an artifact."""
+        """For the notes of an artifact, in the form that the report reads."""
+        floats = Counter(f.op_type for f in self.floats)
         return {
-            "integer_kernels": dict(self.kernels),
-            "float_operators": [f"{f.op_type} {f.node}: {f.reason}" for f in self.floats],
+            "operators": dict(Counter(self.kernels) + floats),
+            "float_islands": [
+                {"node": f.node, "op_type": f.op_type, "reason": f.reason} for f in self.floats
+            ],
             "unfused": [f"{f.op_type} {f.node}: {f.reason}" for f in self.unfused],
             "conversions": self.conversions,
         }
+
+
+def runs_as_on_arm() -> bool:
+    """Whether this machine computes int8 activations in integers throughout, as Arm does and x86 does not."""
+    return platform.machine().lower() in ("aarch64", "arm64")
 
 
 def read_back(data: bytes, *, as_stored: bool = False) -> ReadBack:
@@ -79,7 +87,7 @@ def read_back(data: bytes, *, as_stored: bool = False) -> ReadBack:
 
     from edgecc.runtime.ort import OrtRunner
 
-    if not as_stored and platform.machine().lower() not in ("aarch64", "arm64"):
+    if not as_stored and not runs_as_on_arm():
         data = _with_unsigned_activations(data)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
