@@ -118,9 +118,11 @@ def compile_command(**given: Any) -> None:
 
     def tables() -> list[Any]:
         from edgecc.report.tables import pass_table, report_tables
+        from edgecc.resolve import DYNAMIC_REMEDY
 
-        said = [f"warning: {text}" for text in result.report.warnings]
-        items = [*said, *(item for item in report_tables(result.report) if item not in said)]
+        remedy = f"warning: {DYNAMIC_REMEDY}"
+        items = report_tables(result.report)
+        items.sort(key=lambda item: item != remedy)  # that one stands first, the rest keeps its order
         if voice.verbose:
             items.append(pass_table(result.report))
             items += [
