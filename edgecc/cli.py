@@ -118,11 +118,10 @@ def compile_command(**given: Any) -> None:
 
     def tables() -> list[Any]:
         from edgecc.report.tables import pass_table, report_tables
-        from edgecc.resolve import DYNAMIC_REMEDY
 
-        remedy = f"warning: {DYNAMIC_REMEDY}"
+        said = {f"warning: {text}" for text in result.report.warnings}
         items = report_tables(result.report)
-        items.sort(key=lambda item: item != remedy)  # that one stands first, the rest keeps its order
+        items.sort(key=lambda item: item not in said)  # warnings stand first, the rest keeps its order
         if voice.verbose:
             items.append(pass_table(result.report))
             items += [

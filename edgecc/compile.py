@@ -220,24 +220,16 @@ class _Compilation:
     def _profile(self, artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Profile], Profile | None]:
         if self.options.no_profile:
             return {}, None
+        from edgecc.onnxrt.readback import x86_notes
         from edgecc.profile.local import Job, profile_all
 
         with self._stage("profile"):
             jobs: dict[str, Job] = {form: Job(artifact) for form, artifact in artifacts.items()}
             jobs["original"] = Job(self._original(), operators=False)
-            if "onnx" in artifacts and self.precision == "int8" and self.target.activation_dtype == "int8":
-                self._warn_of_x86()
             found = profile_all(jobs, threads=self.options.threads or 1)
+        if "onnx" in artifacts and self.precision == "int8" and self.target.activation_dtype == "int8":
+            found["onnx"] = replace(found["onnx"], notes=(*found["onnx"].notes, *x86_notes()))
         return {form: found[form] for form in artifacts}, found["original"]
-
-    def _warn_of_x86(self) -> None:
-        from edgecc.onnxrt.readback import runs_as_on_arm
-
-        if not runs_as_on_arm():
-            self.warnings.append(
-                "the ONNX file is timed on this x86 machine, where ONNX Runtime computes some int8 activations in"
-                " float, which it does not on Arm; for x86 itself choose --target x86-64"
-            )
 
     def _original(self) -> Artifact | Path:
         """What is timed beside the artifacts: the file itself where its shapes are what was compiled."""

@@ -68,8 +68,17 @@ class ReadBack:
         }
 
 
-def runs_as_on_arm() -> bool:
-    """Whether this machine computes int8 activations in integers throughout, as Arm does and x86 does not."""
+def x86_notes() -> tuple[str, ...]:
+    """What to say beside a latency of int8 activations that was measured on a machine that is no Arm."""
+    if _on_arm():
+        return ()
+    return (
+        "ONNX Runtime computes some int8 activations in float on x86, and none on Arm: expect less there;"
+        " for x86 itself choose --target x86-64",
+    )
+
+
+def _on_arm() -> bool:
     return platform.machine().lower() in ("aarch64", "arm64")
 
 
@@ -87,7 +96,7 @@ def read_back(data: bytes, *, as_stored: bool = False) -> ReadBack:
 
     from edgecc.runtime.ort import OrtRunner
 
-    if not as_stored and not runs_as_on_arm():
+    if not as_stored and not _on_arm():
         data = _with_unsigned_activations(data)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
