@@ -119,7 +119,7 @@ def compile_command(**given: Any) -> None:
     def tables() -> list[Any]:
         from edgecc.report.tables import pass_table, report_tables
 
-        said = {f"warning: {text}" for text in result.report.warnings}
+        said = [f"warning: {text}" for text in result.report.warnings]
         items = report_tables(result.report)
         items.sort(key=lambda item: item not in said)  # warnings stand first, the rest keeps its order
         if voice.verbose:
