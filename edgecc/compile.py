@@ -303,3 +303,21 @@ class _Compilation:
         started = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - started
+
+
+def lower_float(
+    model: Path | str | bytes | onnx.ModelProto | ir.Model, *, target: str = "arm", io_layout: str = "auto"
+) -> Artifact:
+    """The float32 TFLite artifact of a model after the target's passes, neither verified nor written.
+
+    Raises:
+        ModelError, UnsupportedError: as `compile`.
+    """
+    from edgecc.presets import float_passes
+    from edgecc.tflite.lower import lower
+
+    options = CompileOptions(target=target, io_layout=io_layout)  # type: ignore[arg-type]
+    device = find_target(target)
+    pipeline = Pipeline(float_passes(device, options))
+    floats, _ = pipeline.run(load(model), PassContext(target=device, check=False))
+    return lower(floats, precision="fp32", target=device.name, io_layout=options.io_layout)
