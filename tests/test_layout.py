@@ -39,11 +39,16 @@ def random_network(seed: int) -> onnx.ModelProto:
         recent = list(shapes)[-4:] if random.random() < 0.8 else list(shapes)
         a = str(random.choice(recent))
         shape, out = shapes[a], f"v{i}"
-        kind = str(random.choice(["Conv", "Relu", "Relu", "Add", "Add", "Concat", "Reshape", "Reshape", "MaxPool"]))
+        kind = str(
+            random.choice(["Conv", "Relu", "Relu", "Add", "Add", "Concat", "Reshape", "Reshape", "MaxPool"])
+        )
         others = [n for n in shapes if shapes[n] == shape]
         b = str(random.choice(others))
         if kind == "MaxPool" and min(shape[2:]) >= 2:
-            text, made = f"MaxPool<kernel_shape=[2,2],strides=[2,2]>({a})", (1, shape[1], shape[2] // 2, shape[3] // 2)
+            text, made = (
+                f"MaxPool<kernel_shape=[2,2],strides=[2,2]>({a})",
+                (1, shape[1], shape[2] // 2, shape[3] // 2),
+            )
         elif kind == "Add":
             text, made = f"Add({a},{b})", shape
         elif kind == "Concat" and shape[1] <= 16:
@@ -79,7 +84,13 @@ def cost(graph: SiteGraph, orders: Mapping[ir.Value, Shape], ports: Shape | None
             if operand is None or operand.array is not None:
                 continue
             kind = site.op_type
-            needed = LAST if kind in ("Conv", "MaxPool") else OWN if kind == "Reshape" else orders[site.outputs[0].value]
+            needed = (
+                LAST
+                if kind in ("Conv", "MaxPool")
+                else OWN
+                if kind == "Reshape"
+                else orders[site.outputs[0].value]
+            )
             if orders[operand.value] != needed:
                 other.add(operand.value)
     other.update(o.value for _, o in graph.outputs if ports is not None and orders[o.value] != ports)
@@ -87,7 +98,9 @@ def cost(graph: SiteGraph, orders: Mapping[ir.Value, Shape], ports: Shape | None
 
 
 def labellings(graph: SiteGraph, ports: Shape | None) -> Iterator[dict[ir.Value, Shape]]:
-    choices: dict[ir.Value, tuple[Shape, ...]] = {v: (OWN, LAST) if ports is None else (ports,) for v in graph.inputs}
+    choices: dict[ir.Value, tuple[Shape, ...]] = {
+        v: (OWN, LAST) if ports is None else (ports,) for v in graph.inputs
+    }
     bound: dict[str, tuple[Shape, ...]] = {"Conv": (LAST,), "MaxPool": (LAST,), "Reshape": (OWN,)}
     for site in graph.sites:
         choices[site.outputs[0].value] = bound.get(site.op_type, (OWN, LAST))
@@ -139,11 +152,17 @@ def test_transposes_cancel(text: str, layout: str, expected: dict[str, int]) -> 
     [
         ("c = Conv(x, w) t = Transpose<perm=[0,2,1,3]>(c) y = Relu(t)", "2,6,3,5"),
         ("c = Conv(x, w) t = Transpose<perm=[0,3,2,1]>(c) y = Conv(t, v)", "2,4,6,3"),
-        ("c = Conv(x, w) t = Transpose<perm=[0,2,3,1]>(c) a = ReduceMean<keepdims=0>(t, axes) y = Exp(a)", "2,5,3"),
+        (
+            "c = Conv(x, w) t = Transpose<perm=[0,2,3,1]>(c) a = ReduceMean<keepdims=0>(t, axes) y = Exp(a)",
+            "2,5,3",
+        ),
         ("c = Conv(x, w) t = Transpose<perm=[1,0,3,2]>(c) y = Sigmoid(t)", "3,2,5,6"),
         ("c = Conv(x, w) t = Transpose<perm=[0,2,3,1]>(c) y = Reshape(t, s)", "2,90"),
         ("t = Transpose<perm=[0,2,3,1]>(x) y = Transpose<perm=[0,2,1,3]>(t)", "2,5,6,3"),
-        ("t = Transpose<perm=[0,2,3,1]>(x) u = Relu(t) a = Add(x, x) b = Transpose<perm=[0,2,3,1]>(a) y = Add(u, b)", "2,6,5,3"),
+        (
+            "t = Transpose<perm=[0,2,3,1]>(x) u = Relu(t) a = Add(x, x) b = Transpose<perm=[0,2,3,1]>(a) y = Add(u, b)",
+            "2,6,5,3",
+        ),
     ],
 )
 @pytest.mark.parametrize("layout", ["auto", "onnx", "nhwc"])

@@ -51,7 +51,14 @@ OTHERS = [  # the second operand: every way to broadcast
     X, seeded(*X), seeded(1), np.array(0.7, np.float32), seeded(5), seeded(4, 5), seeded(3, 1, 1), seeded(1, 3, 1, 1),
     seeded(1, 1, 4, 5), seeded(2, 1, 1, 1), (5,), (3, 1, 1), (1, 3, 1, 1), (4, 1), (), (1, 1, 4, 5), (2, 3, 1, 1),
 ]  # fmt: skip
-LOWER = [((4, 5), X), ((5,), (2, 3, 5)), ((3, 1), (2, 1, 5)), ((1, 3, 1, 1), (2, 1, 4, 5)), ((2, 3), seeded(1, 3)), ((), (2, 3))]
+LOWER = [
+    ((4, 5), X),
+    ((5,), (2, 3, 5)),
+    ((3, 1), (2, 1, 5)),
+    ((1, 3, 1, 1), (2, 1, 4, 5)),
+    ((2, 3), seeded(1, 3)),
+    ((), (2, 3)),
+]
 BINARY = [
     *(case(op, X, other) for op in ("Add", "Sub", "Mul") for other in OTHERS),
     *(case(op, X, other) for op in ("Max", "Min", "PRelu") for other in OTHERS[:-2]),

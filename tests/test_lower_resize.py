@@ -24,7 +24,9 @@ def scaled(height: float, width: float, **attributes: object) -> Case:
 NEAREST = [
     sized(*size, mode="nearest", coordinate_transformation_mode=where, nearest_mode=rounding)
     for size, where, rounding in itertools.product(
-        [*SIZES[:3], SIZES[4]], [*WHERE, "half_pixel_symmetric"], ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]
+        [*SIZES[:3], SIZES[4]],
+        [*WHERE, "half_pixel_symmetric"],
+        ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"],
     )
     if (size, where) != ((3, 2), "half_pixel_symmetric")  # coordinates on the edge of a cell, up to rounding
 ]

@@ -11,14 +11,18 @@ LAST = np.iinfo(np.int64).max
 FIRST = np.iinfo(np.int64).min
 
 
-def cut(starts: list[int], ends: list[int], axes: list[int] | None = None, steps: list[int] | None = None) -> Case:
+def cut(
+    starts: list[int], ends: list[int], axes: list[int] | None = None, steps: list[int] | None = None
+) -> Case:
     more = [None if v is None else ints(*v) for v in (axes, steps)]
     while more and more[-1] is None:
         more.pop()
     return case("Slice", X, ints(*starts), ints(*ends), *more)
 
 
-def padded(*amounts: int, axes: list[int] | None = None, value: float | None = None, mode: str = "constant") -> Case:
+def padded(
+    *amounts: int, axes: list[int] | None = None, value: float | None = None, mode: str = "constant"
+) -> Case:
     more = [None if value is None else np.array(value, np.float32), None if axes is None else ints(*axes)]
     while more and more[-1] is None:
         more.pop()

@@ -51,11 +51,19 @@ class Case:
 
     def __str__(self) -> str:
         shapes = [
-            "-" if o is None else "x".join(map(str, o)) or "()" if isinstance(o, tuple) else f"c{list(o.shape)}"
+            "-"
+            if o is None
+            else "x".join(map(str, o)) or "()"
+            if isinstance(o, tuple)
+            else f"c{list(o.shape)}"
             for o in self.operands
         ]
         texts = [f"{k}={v}" for k, v in self.attributes.items()]
-        constants = [str(o.reshape(-1)[:8].tolist()) for o in self.operands if isinstance(o, np.ndarray) and o.dtype != np.float32]
+        constants = [
+            str(o.reshape(-1)[:8].tolist())
+            for o in self.operands
+            if isinstance(o, np.ndarray) and o.dtype != np.float32
+        ]
         kind = [] if self.dtype == "float32" else [self.dtype]
         return " ".join([self.op, *kind, *shapes, *constants, *texts]).replace("'", "")
 
@@ -98,7 +106,9 @@ def model(c: Case, *, sandwiched: bool = False, opset: int = 21) -> onnx.ModelPr
         dims = [d.dim_value for d in found.shape.dim]
         if sandwiched and len(dims) in (3, 4) and found.elem_type == TensorProto.FLOAT:
             made.graph.initializer.append(_pointwise(f"{name}_w", dims[1], len(dims)))
-            made.graph.node.append(helper.make_node("Conv", [name, f"{name}_w"], [f"{name}_out"], name=f"after_{name}"))
+            made.graph.node.append(
+                helper.make_node("Conv", [name, f"{name}_w"], [f"{name}_out"], name=f"after_{name}")
+            )
             name = f"{name}_out"
         made.graph.output.append(helper.make_tensor_value_info(name, found.elem_type, dims))
     return made
@@ -115,7 +125,9 @@ def _pointwise(name: str, channels: int, rank: int) -> onnx.TensorProto:
     return numpy_helper.from_array(seeded(channels, channels, *[1] * (rank - 2), seed=7) + 0.3, name)
 
 
-def compiled(original: onnx.ModelProto | ir.Model, io_layout: Any = "auto", passes: Sequence[str] = ()) -> Artifact:
+def compiled(
+    original: onnx.ModelProto | ir.Model, io_layout: Any = "auto", passes: Sequence[str] = ()
+) -> Artifact:
     """Imported, rewritten by `passes`, lowered."""
     loaded = original if isinstance(original, ir.Model) else load(original)
     rewritten, _ = Pipeline([make_pass(name) for name in passes]).run(loaded)

@@ -19,13 +19,19 @@ from edgecc.ir import Array
 from edgecc.quant.params import QuantParams
 from edgecc.quant.rules import RULES
 from edgecc.tflite.graph import Graph, Operator, Tensor, itemsize
-from edgecc.tflite.legality import objection
+from edgecc.tflite.legality import objection, scales_fit
 from edgecc.tflite.versions import version_of
 
 # Element types of ONNX that are narrowed, because TFLite's kernels take the narrower one.
 NARROWED = {"float64": "float32", "float16": "float32", "bfloat16": "float32", "uint16": "int32"}
 _STORABLE = frozenset(
-    {"float32", "float16", "bool", "int4", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+    {
+        "float32",
+        "float16",
+        "bool",
+        "int4",
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    }
 )
 _INT32 = 2  # schema.fbs: enum TensorType
 
@@ -132,9 +138,13 @@ class Builder:
         if not self.graph.tensors[like].batched:
             return self.ints((self.shape(like)[0], *rest))
         name, rank = self._site_name(), len(self.shape(like))
-        shape = self.operator("SHAPE", [like], [self.tensor(f"{name}/shape", (rank,), "int32")], {"outType": _INT32})
+        shape = self.operator(
+            "SHAPE", [like], [self.tensor(f"{name}/shape", (rank,), "int32")], {"outType": _INT32}
+        )
         batch = self.tensor(f"{name}/batch", (1,), "int32")
-        self.operator("STRIDED_SLICE", [shape, self.ints((0,)), self.ints((1,)), self.ints((1,))], [batch], {})
+        self.operator(
+            "STRIDED_SLICE", [shape, self.ints((0,)), self.ints((1,)), self.ints((1,))], [batch], {}
+        )
         whole = self.tensor(f"{name}/sizes", (1 + len(rest),), "int32")
         return self.operator("CONCATENATION", [batch, self.ints(rest)], [whole], {"axis": 0})
 
@@ -163,7 +173,9 @@ class Builder:
         if quant is not None and self.scale is not None:
             quant = self.scale
         if operand.array is not None:
-            array = operand.array if quant is not None or operand.array.dtype == np.float16 else operand.real()
+            array = (
+                operand.array if quant is not None or operand.array.dtype == np.float16 else operand.real()
+            )
             if quant is not None and _quant_key(quant) != _quant_key(operand.quant):
                 array = quant.quantize(operand.real())
             return self._constant_in(array, str(operand.value.name), wanted, quant)
@@ -178,12 +190,19 @@ class Builder:
     def _constant_in(self, array: Array, name: str, order: Order, quant: QuantParams | None) -> int:
         if isinstance(order, Flattened):
             rows = order.rows()
-            moved = array if array.size == 1 else np.broadcast_to(array, (*array.shape[:-1], rows.size))[..., rows]
+            moved = (
+                array
+                if array.size == 1
+                else np.broadcast_to(array, (*array.shape[:-1], rows.size))[..., rows]
+            )
             return self.constant(moved, name, quant)
         moved = array.transpose(order) if order and len(order) == array.ndim else array
         if quant is not None and quant.axis is not None and len(order) == array.ndim:
             quant = QuantParams(
-                scale=quant.scale, zero_point=quant.zero_point, dtype=quant.dtype, axis=order.index(quant.axis)
+                scale=quant.scale,
+                zero_point=quant.zero_point,
+                dtype=quant.dtype,
+                axis=order.index(quant.axis),
             )
         return self.weight(moved, name, quant)
 
@@ -198,10 +217,22 @@ class Builder:
             copy = self.tensor(
                 f"{value.name}_{suffix}", tensor.shape, dtype, quant=quant, batched=tensor.batched
             )
-            self.operator("DEQUANTIZE" if quant is None else "QUANTIZE", [index], [copy])
+            self._convert(index, copy)
             self._orders.setdefault(value, self.order(value))
             self._copies[key] = copy
         return self._copies[key]
+
+    def _convert(self, source: int, target: int) -> None:
+        """QUANTIZE or DEQUANTIZE; both where no kernel goes from one scale to the other."""
+        if self.graph.tensors[target].quant is None:
+            self.operator("DEQUANTIZE", [source], [target])
+            return
+        direct = Operator("QUANTIZE", (source,), (target,))
+        if not scales_fit(direct, self.graph.tensors):
+            tensor = self.graph.tensors[source]
+            real = self.tensor(f"{tensor.name}_real", tensor.shape, "float32", batched=tensor.batched)
+            source = self.operator("DEQUANTIZE", [source], [real])
+        self.operator("QUANTIZE", [source], [target])
 
     def _in_order(self, index: int, value: ir.Value, wanted: Order) -> int:
         stored = self.order(value)
@@ -209,7 +240,9 @@ class Builder:
             return index
         if isinstance(stored, Flattened) or isinstance(wanted, Flattened):
             raise Unservable(f"{value.name} is flattened in another order than its reader needs")
-        key = (index, wanted, "order")
+        # The axes of the tensor, not of the value: values that are one tensor name its axes differently.
+        perm = tuple(stored.index(a) for a in wanted)
+        key = (index, perm, "order")
         if key not in self._copies:
             tensor = self.graph.tensors[index]
             shape = ir.static_dims(value)
@@ -221,7 +254,6 @@ class Builder:
             if moves_nothing(shape, stored, wanted) and (not tensor.batched or wanted[0] == stored[0] == 0):
                 self.reshape(index, copy)
             else:
-                perm = [stored.index(a) for a in wanted]
                 self.operator("TRANSPOSE", [index, self.ints(perm)], [copy])
                 size = int(np.prod(shape)) * itemsize(tensor.dtype)
                 reason = f"{self._site_name()} needs {value.name} in another order than its maker leaves it"
@@ -266,7 +298,11 @@ class Builder:
             shape = tuple(shape[a] for a in order)
         quant = result.quant if self.quantized else None
         index = self.tensor(
-            str(value.name), shape, quant.dtype if quant else self.dtype(value), quant=quant, batched=is_batched(value)
+            str(value.name),
+            shape,
+            quant.dtype if quant else self.dtype(value),
+            quant=quant,
+            batched=is_batched(value),
         )
         self._stored[value] = index
         return index
@@ -307,7 +343,11 @@ class Builder:
         return NARROWED.get(name, name)
 
     def operator(
-        self, code: str, inputs: Sequence[int], outputs: Sequence[int], options: Mapping[str, Any] | None = None
+        self,
+        code: str,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        options: Mapping[str, Any] | None = None,
     ) -> int:
         """Appends an operator with the lowest version that serves its types, and gives its first output back.
 
@@ -318,6 +358,8 @@ class Builder:
         reason = objection(op, self.graph.tensors)
         if reason is not None:
             raise Unservable(reason)
+        if not scales_fit(op, self.graph.tensors):
+            raise NeedsFloat
         op.version = version_of(op, self.graph.tensors)
         self.graph.operators.append(op)
         return outputs[0]
@@ -361,4 +403,9 @@ def is_batched(value: ir.Value) -> bool:
 def _quant_key(quant: QuantParams | None) -> object:
     if quant is None:
         return None
-    return (quant.dtype, quant.axis, np.asarray(quant.scale).tobytes(), np.asarray(quant.zero_point).tobytes())
+    return (
+        quant.dtype,
+        quant.axis,
+        np.asarray(quant.scale).tobytes(),
+        np.asarray(quant.zero_point).tobytes(),
+    )

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from edgecc.tflite.graph import Operator, Tensor
 
 _REAL = frozenset({"float32"})
@@ -75,6 +77,17 @@ BROADCAST_RANKS: dict[str, tuple[int, int]] = {
     "LESS": (4, 4), "LESS_EQUAL": (4, 4), "LOGICAL_AND": (4, 4), "LOGICAL_OR": (4, 4), "PRELU": (4, 4),
 }  # fmt: skip
 
+# Lowest and highest scale of the operands over that of the result: XNNPACK (microkernel parameters of qs8 and qc8w)
+# refuses the whole network beyond them. They are met only where a result hardly ever leaves zero.
+SCALE_RATIOS: dict[str, tuple[float, float]] = {
+    "ADD": (2**-10, 2**8), "SUB": (2**-10, 2**8), "MUL": (2**-16, 2**8), "CONV_2D": (0, 2**8), "DEPTHWISE_CONV_2D": (0, 2**8),
+    "FULLY_CONNECTED": (0, 2**8), "TRANSPOSE_CONV": (0, 2**8), "BATCH_MATMUL": (0, 2**8), "LEAKY_RELU": (2**-8, 2**7),
+    "MEAN": (2**-8, 2**7), "QUANTIZE": (2**-8, 2**7), "HARD_SWISH": (2**-8, 2**7), "RELU": (2**-8, 2**7), "RELU6": (2**-8, 2**7), "RELU_N1_TO_1": (2**-8, 2**7),
+}  # fmt: skip
+_PRODUCTS = frozenset(
+    {"MUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"}
+)
+
 # Position of the data where it is not the first operand.
 _DATA = {"SPLIT": 1, "TRANSPOSE_CONV": 2, "SELECT_V2": 1}
 
@@ -100,3 +113,21 @@ def objection(op: Operator, tensors: Sequence[Tensor]) -> str | None:
             highest = BROADCAST_RANKS[op.code][data.dtype != "float32"]
             rank = max(len(t.shape) for t in operands)
     return f"{op.code} has a kernel for at most {highest} axes, here are {rank}" if rank > highest else None
+
+
+def scales_fit(op: Operator, tensors: Sequence[Tensor]) -> bool:
+    """Whether integer kernels can compute `op` between the scales of its operands and of its result."""
+    limits, result = SCALE_RATIOS.get(op.code), tensors[op.outputs[0]]
+    operands = [
+        t
+        for i in op.inputs
+        if i >= 0 and (t := tensors[i]).quant is not None and t.dtype in ("int8", "int16")
+    ]
+    if limits is None or result.quant is None or not operands:
+        return True
+    factors = [t.quant.scale.astype(np.float64) for t in operands if t.quant is not None]
+    ratios = np.concatenate(
+        [np.prod([f.max() for f in factors], keepdims=True)] if op.code in _PRODUCTS else factors
+    )
+    ratios = ratios / float(result.quant.scale[0])
+    return bool(limits[0] <= ratios.min() and ratios.max() < limits[1])

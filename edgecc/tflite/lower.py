@@ -16,6 +16,7 @@ from edgecc.artifact import Artifact, Port
 from edgecc.errors import Finding, UnsupportedError
 from edgecc.quant.params import QuantParams
 from edgecc.tflite import LOWERINGS, Lowering
+from edgecc.tflite.versions import NOT_IN_2_14
 from edgecc.tflite.builder import Builder, NeedsFloat, NotMade, Transposition, Unservable, is_batched
 
 _FAMILIES = ("conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize")
@@ -126,7 +127,9 @@ def _port_quant(quant: QuantParams | None, io_dtype: IoDtype) -> QuantParams | N
         return None
     if io_dtype == "int8":
         return quant
-    return QuantParams(scale=quant.scale, zero_point=np.asarray(quant.zero_point) + 128, dtype="uint8", axis=None)
+    return QuantParams(
+        scale=quant.scale, zero_point=np.asarray(quant.zero_point) + 128, dtype="uint8", axis=None
+    )
 
 
 def _outputs(
@@ -221,8 +224,13 @@ def _artifact(
     notes = {
         "operators": b.graph.histogram(),
         "transposes": [asdict(t) for t in b.transpositions],
+        "not_in_tflite_runtime_2_14": sorted(
+            f"{code} version {version}"
+            for code, version in {(op.code, op.version) for op in b.graph.operators} & NOT_IN_2_14
+        ),
         "float_islands": [
-            {"node": s.name, "op_type": s.op_type, "reason": "TFLite has no int8 kernel for it"} for s in islands
+            {"node": s.name, "op_type": s.op_type, "reason": "TFLite has no int8 kernel for it"}
+            for s in islands
         ],
     }
     return Artifact(data, "tflite", precision, target, tuple(inputs), tuple(outputs), notes)

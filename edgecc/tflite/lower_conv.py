@@ -104,7 +104,10 @@ def bias_tensor(b: Builder, site: Site, data: Operand, weight: Operand, count: i
     scale = (data.quant.scale * weight.quant.scale).astype(np.float32)
     real = np.zeros(count) if operand is None else np.broadcast_to(operand.real().reshape(-1), (count,))
     quant = QuantParams(
-        scale=scale, zero_point=np.zeros(scale.shape, np.int64), dtype="int32", axis=0 if scale.size > 1 else None
+        scale=scale,
+        zero_point=np.zeros(scale.shape, np.int64),
+        dtype="int32",
+        axis=0 if scale.size > 1 else None,
     )
     return b.constant(quant.quantize(real).astype(_bias_type(b, data)), name, quant)
 
@@ -167,7 +170,9 @@ def _transposed_weights(b: Builder, weight: Operand, groups: int, more: list[int
         array = dense
     if quant is not None and quant.axis is not None:
         scale = np.tile(quant.scale, groups)
-        quant = QuantParams(scale=scale, zero_point=np.tile(quant.zero_point, groups), dtype=quant.dtype, axis=0)
+        quant = QuantParams(
+            scale=scale, zero_point=np.tile(quant.zero_point, groups), dtype=quant.dtype, axis=0
+        )
     moved = array.transpose(1, 2, 3, 0)
     return b.weight(moved, str(weight.value.name), quant), replace(weight, quant=quant)
 

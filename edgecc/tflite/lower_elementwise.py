@@ -125,7 +125,9 @@ def hard_sigmoid(site: Site, b: Builder) -> None:
     if not np.isclose(6 * alpha, 1):
         source = b.operator("MUL", [source, number(6 * alpha)], [b.temporary(source, "scaled")], {})
     shifted = b.temporary(source, "shifted")
-    b.operator("ADD", [source, number(6 * beta)], [shifted], {"fusedActivationFunction": ACTIVATIONS["RELU6"]})
+    b.operator(
+        "ADD", [source, number(6 * beta)], [shifted], {"fusedActivationFunction": ACTIVATIONS["RELU6"]}
+    )
     b.operator("MUL", [shifted, number(1 / 6)], [b.output()], {})
 
 
@@ -239,7 +241,9 @@ def identity(site: Site, b: Builder) -> None:
 @lowers("BatchNormalization")
 def batch_normalization(site: Site, b: Builder) -> None:
     """x * g/sqrt(v + eps) + (beta - m g/sqrt(v + eps)), channels last."""
-    operands = [o.real().astype(np.float64) for o in site.inputs[1:5] if o is not None and o.array is not None]
+    operands = [
+        o.real().astype(np.float64) for o in site.inputs[1:5] if o is not None and o.array is not None
+    ]
     if len(operands) != 4:
         raise Unservable("its parameters are computed at run time")
     if site.attribute("training_mode", 0):

@@ -46,7 +46,9 @@ def _product(site: Site, b: Builder, offset: Operand | None) -> None:
         raise NeedsFloat
     alpha, beta = (float(site.attribute(name, 1.0)) for name in ("alpha", "beta"))  # type: ignore[arg-type]
     if beta != 1.0 and offset is not None:
-        raise Unservable("beta must be 1 where the operands are computed", "scale the third operand with a Mul")
+        raise Unservable(
+            "beta must be 1 where the operands are computed", "scale the third operand with a Mul"
+        )
     options = {"adjX": bool(site.attribute("transA", 0)), "adjY": bool(site.attribute("transB", 0))}
     sources = [b.input(0), b.input(1)]
     if alpha == 1.0 and offset is None:
@@ -72,7 +74,13 @@ def _add(site: Site, b: Builder, product: int, offset: Operand) -> None:
     b.operator("ADD", [product, b.read(offset)], [b.output()], fused)
 
 
-def _weights(b: Builder, weight: Operand, *, transposed: bool, columns: np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None = None) -> int:
+def _weights(
+    b: Builder,
+    weight: Operand,
+    *,
+    transposed: bool,
+    columns: np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None = None,
+) -> int:
     array, quant = stored_weight(b, weight)
     if transposed:
         array = array.T

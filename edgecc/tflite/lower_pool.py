@@ -26,7 +26,9 @@ def _window(site: Site) -> Window:
     return win
 
 
-def _pool(site: Site, b: Builder, code: str, source: int, win: Window, padding: int, *, fused: bool = True) -> int:
+def _pool(
+    site: Site, b: Builder, code: str, source: int, win: Window, padding: int, *, fused: bool = True
+) -> int:
     """The pooling operator; its result, (batch, height, width, channels), is the site's unless `fused` is False."""
     options = {
         "padding": padding,
@@ -99,7 +101,9 @@ def _correction(site: Site, win: Window, included: bool) -> np.ndarray[tuple[int
     shape = ir.static_dims(site.outputs[0].value)[2:]
     out = (1, *shape) if len(shape) == 1 else shape
     pads = [int(p) for p in site.attribute("pads", [0] * (2 * len(shape)))]  # type: ignore[attr-defined]
-    given = str(site.attribute("auto_pad", "NOTSET")) == "NOTSET"  # then `win.after` may hold what ceil_mode adds
+    given = (
+        str(site.attribute("auto_pad", "NOTSET")) == "NOTSET"
+    )  # then `win.after` may hold what ceil_mode adds
     explicit_after = (*[0] * (2 - len(shape)), *pads[len(shape) :]) if given else win.after
     counts = []
     for axis in (0, 1):

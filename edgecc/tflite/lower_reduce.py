@@ -9,7 +9,12 @@ from edgecc.tflite import lowers
 from edgecc.tflite.builder import Builder, Unservable
 
 _REDUCE = {"ReduceProd": "REDUCE_PROD"}
-_REDUCE_INT8 = {"ReduceMean": "MEAN", "ReduceSum": "SUM", "ReduceMax": "REDUCE_MAX", "ReduceMin": "REDUCE_MIN"}
+_REDUCE_INT8 = {
+    "ReduceMean": "MEAN",
+    "ReduceSum": "SUM",
+    "ReduceMax": "REDUCE_MAX",
+    "ReduceMin": "REDUCE_MIN",
+}
 
 
 @lowers(*_REDUCE_INT8, int8=True)

@@ -49,7 +49,9 @@ def resize(site: Site, b: Builder) -> None:
     mode = str(site.attribute("mode", "nearest"))
     where = str(site.attribute("coordinate_transformation_mode", "half_pixel"))
     if site.attribute("antialias", 0) or where not in _COORDINATES:
-        raise Unservable(f"resizing with {where!r}{' and antialias' if site.attribute('antialias', 0) else ''}")
+        raise Unservable(
+            f"resizing with {where!r}{' and antialias' if site.attribute('antialias', 0) else ''}"
+        )
     source = b.input(0, channels_last(4))
     if mode == "nearest":
         _nearest(site, b, source, where, size[2:], out[2:])
@@ -77,7 +79,9 @@ def _scales_fit(site: Site, size: tuple[int, ...], out: tuple[int, ...]) -> bool
     )
 
 
-def _nearest(site: Site, b: Builder, source: int, where: str, size: tuple[int, ...], out: tuple[int, ...]) -> None:
+def _nearest(
+    site: Site, b: Builder, source: int, where: str, size: tuple[int, ...], out: tuple[int, ...]
+) -> None:
     rounding = _ROUNDING[str(site.attribute("nearest_mode", "round_prefer_floor"))]
     scales = _scales(site, (0, 0, *size), (0, 0, *out))
     cells = []

@@ -162,7 +162,9 @@ def gather(site: Site, b: Builder) -> None:
                             str(indices.value.name))  # fmt: skip
     else:
         places = b.read(indices)
-    b.operator("GATHER", [b.input(0, order), places], [b.output()], {"axis": order.index(axis), "batchDims": 0})
+    b.operator(
+        "GATHER", [b.input(0, order), places], [b.output()], {"axis": order.index(axis), "batchDims": 0}
+    )
 
 
 @lowers("Expand", int8=True)

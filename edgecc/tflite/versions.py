@@ -23,8 +23,12 @@ _QUANTIZED = {
     "UNPACK": (2, 4), "EQUAL": (2, 2), "GREATER": (2, 2), "LESS": (2, 2), "SQUEEZE": (2, 2),
 }  # fmt: skip
 
-# int8 weights with one scale a channel under float32 data (dynamic range).
-_HYBRID = {"CONV_2D": 5, "DEPTHWISE_CONV_2D": 6, "FULLY_CONNECTED": 3}
+# int8 weights under float32 data (dynamic range): one scale a tensor, one a channel. As version 3, tflite-runtime 2.14
+# loads a FULLY_CONNECTED with one scale a channel and answers wrongly; as version 12 it says that it cannot.
+_HYBRID = {"CONV_2D": (2, 5), "DEPTHWISE_CONV_2D": (6, 6), "FULLY_CONNECTED": (3, 12)}
+
+# What the older of the two runtimes does not have.
+NOT_IN_2_14 = frozenset({("FULLY_CONNECTED", 12)})
 
 # Operators whose data is not their first input.
 _DATA_INPUT = {"SPLIT": 1, "TRANSPOSE_CONV": 2}
@@ -44,7 +48,8 @@ def _by_options(op: Operator, tensors: Sequence[Tensor]) -> int:
     options = op.options
     data = tensors[op.inputs[0]]
     if op.code in _HYBRID and data.dtype == "float32" and tensors[op.inputs[1]].dtype == "int8":
-        return _HYBRID[op.code]
+        quant = tensors[op.inputs[1]].quant
+        return _HYBRID[op.code][quant is not None and quant.axis is not None]
     if op.code == "CONV_2D":
         weights = tensors[op.inputs[1]]
         return 6 if weights.shape[-1] != data.shape[-1] else 1
@@ -55,7 +60,9 @@ def _by_options(op: Operator, tensors: Sequence[Tensor]) -> int:
             return 6
         return 5 if options.get("keepNumDims") else 1
     if op.code in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"):
-        return 3 if options.get("halfPixelCenters") or (op.code[7] == "N" and options.get("alignCorners")) else 1
+        return (
+            3 if options.get("halfPixelCenters") or (op.code[7] == "N" and options.get("alignCorners")) else 1
+        )
     if op.code == "TRANSPOSE_CONV":
         fused = options.get("fusedActivationFunction", 0)
         return 4 if fused else 3 if len(op.inputs) == 4 and op.inputs[3] != -1 else 1

@@ -15,6 +15,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from edgecc.errors import UnsupportedError
 from edgecc.ir import Array
 from edgecc.tflite.graph import Graph, Operator, Tensor
 
@@ -54,7 +55,7 @@ def write(graph: Graph, *, description: str, metadata: Mapping[str, Any]) -> byt
         metadata: JSON-serialisable facts, stored under the metadata name `edgecc`.
 
     Raises:
-        ValueError: the file would exceed 2 GB.
+        UnsupportedError: the file would exceed 2 GB.
     """
     model = schema.ModelT(version=SCHEMA_VERSION, description=description)
     buffers = _Buffers()
@@ -80,7 +81,7 @@ def write(graph: Graph, *, description: str, metadata: Mapping[str, Any]) -> byt
     model.buffers = buffers.items
     size = sum(b.data.size for b in buffers.items if b.data is not None)
     if size > MAX_BYTES - 2**20:
-        raise ValueError(f"constants of {size / 1e9:.1f} GB do not fit into a TFLite file (2 GB)")
+        raise UnsupportedError(f"constants of {size / 1e9:.1f} GB do not fit into a TFLite file (2 GB)")
     builder = flatbuffers.Builder(size + 512 * len(graph.tensors) + 4096)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
@@ -132,7 +133,9 @@ def _operator_codes(graph: Graph) -> tuple[list[Any], dict[tuple[str, int], int]
         index[key] = len(codes)
         # Readers older than the 32-bit field look at the deprecated byte, where 127 means "see builtin_code".
         codes.append(
-            schema.OperatorCodeT(deprecatedBuiltinCode=min(number, 127), builtinCode=number, version=op.version)
+            schema.OperatorCodeT(
+                deprecatedBuiltinCode=min(number, 127), builtinCode=number, version=op.version
+            )
         )
     return codes, index
 
