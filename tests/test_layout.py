@@ -33,6 +33,7 @@ def network(text: str, **constants: Array) -> onnx.ModelProto:
 def random_network(seed: int) -> onnx.ModelProto:
     """At most 12 operators: Conv and MaxPool bind the layout, Relu, Add and Concat carry it, Reshape fixes it."""
     random = np.random.default_rng(seed)
+    made: Shape
     shapes: dict[str, Shape] = {"x0": (1, 4, 6, 6), "x1": (1, 4, 6, 6)}
     lines, constants, used = [], {}, set()
     for i in range(int(random.integers(4, 13))):
@@ -66,7 +67,10 @@ def random_network(seed: int) -> onnx.ModelProto:
         lines.append(f"{out} = {text}")
         shapes[out] = made
     ends = [n for n in shapes if n not in used and n.startswith("v")]
-    say = lambda n: f"float[{','.join(map(str, shapes[n]))}] {n}"  # noqa: E731
+
+    def say(n: str) -> str:
+        return f"float[{','.join(map(str, shapes[n]))}] {n}"
+
     head = f"g ({say('x0')}, {say('x1')}) => ({', '.join(map(say, ends))})"
     return network(f"{head} {{ {' '.join(lines)} }}", **constants)
 
@@ -98,9 +102,9 @@ def cost(graph: SiteGraph, orders: Mapping[ir.Value, Shape], ports: Shape | None
 
 
 def labellings(graph: SiteGraph, ports: Shape | None) -> Iterator[dict[ir.Value, Shape]]:
-    choices: dict[ir.Value, tuple[Shape, ...]] = {
-        v: (OWN, LAST) if ports is None else (ports,) for v in graph.inputs
-    }
+    choices: dict[ir.Value, tuple[Shape, ...]] = dict.fromkeys(
+        graph.inputs, (OWN, LAST) if ports is None else (ports,)
+    )
     bound: dict[str, tuple[Shape, ...]] = {"Conv": (LAST,), "MaxPool": (LAST,), "Reshape": (OWN,)}
     for site in graph.sites:
         choices[site.outputs[0].value] = bound.get(site.op_type, (OWN, LAST))
@@ -136,10 +140,14 @@ def answers(made: onnx.ModelProto, io_layout: str = "auto") -> dict[str, int]:
     ("text", "layout", "expected"),
     [
         # a network whose author transposed to channels-last and back
-        ("t = Transpose<perm=[0,3,1,2]>(x) c = Conv(t, w) r = Relu(c) y = Transpose<perm=[0,2,3,1]>(r)", "onnx", {"CONV_2D": 1}),
-        ("a = Relu(x) t = Transpose<perm=[0,3,1,2]>(a) c = Conv(t, w) y = Transpose<perm=[0,2,3,1]>(c)", "auto", {"RELU": 1, "CONV_2D": 1}),
-        ("t = Transpose<perm=[0,3,1,2]>(x) c = Conv(t, w) u = Transpose<perm=[0,2,3,1]>(c) y = Softmax<axis=3>(u)", "onnx", {"CONV_2D": 1, "SOFTMAX": 1}),
-        ("t = Transpose<perm=[0,3,1,2]>(x) c = Conv(t, w) u = Transpose<perm=[0,2,3,1]>(c) y = Concat<axis=1>(u, u)", "onnx", {"CONV_2D": 1, "CONCATENATION": 1}),
+        ("t = Transpose<perm=[0,3,1,2]>(x) c = Conv(t, w) r = Relu(c) y = Transpose<perm=[0,2,3,1]>(r)", "onnx",
+        {"CONV_2D": 1}),
+        ("a = Relu(x) t = Transpose<perm=[0,3,1,2]>(a) c = Conv(t, w) y = Transpose<perm=[0,2,3,1]>(c)", "auto",
+        {"RELU": 1, "CONV_2D": 1}),
+        ("t = Transpose<perm=[0,3,1,2]>(x) c = Conv(t, w) u = Transpose<perm=[0,2,3,1]>(c) y = Softmax<axis=3>(u)",
+        "onnx", {"CONV_2D": 1, "SOFTMAX": 1}),
+        ("t = Transpose<perm=[0,3,1,2]>(x) c = Conv(t, w) u = Transpose<perm=[0,2,3,1]>(c) y = Concat<axis=1>(u, u)",
+        "onnx", {"CONV_2D": 1, "CONCATENATION": 1}),
     ],
 )  # fmt: skip
 def test_transposes_cancel(text: str, layout: str, expected: dict[str, int]) -> None:
@@ -199,7 +207,8 @@ def test_attention_of_every_rank(rank: int, axis: int) -> None:
     shape = (2, 3, 4, 2, 3)[:rank]
     dims = ",".join(map(str, shape))
     made = network(
-        f"g (float[{dims}] x) => (float[{dims}] y) {{ a = GlobalAveragePool(x) q = Mul(x, a) s = Softmax<axis={axis}>(q) y = Mul(s, x) }}"
+        f"g (float[{dims}] x) => (float[{dims}] y) "
+        f"{{ a = GlobalAveragePool(x) q = Mul(x, a) s = Softmax<axis={axis}>(q) y = Mul(s, x) }}"
     )
     for layout in ("auto", "onnx", "nhwc"):
         answers(made, layout)

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from tflite_cases import Case, case, check, compiled, feed, ints, model, seeded
+from tflite_cases import Array, Case, case, check, compiled, feed, ints, model, seeded
 
 from edgecc.errors import UnsupportedError
 from edgecc.runtime.litert import LiteRtRunner
@@ -11,9 +11,11 @@ from edgecc.runtime.ort import OrtRunner
 
 X = (2, 3, 4, 5)
 UNARY = [
-    *(case(op, X) for op in ("Abs", "Ceil", "Cos", "Exp", "Floor", "HardSwish", "Neg", "Relu", "Round", "Sigmoid", "Sign", "Sin", "Tanh")),
+    *(case(op, X) for op in ("Abs", "Ceil", "Cos", "Exp", "Floor", "HardSwish", "Neg", "Relu", "Round", "Sigmoid",
+    "Sign", "Sin", "Tanh")),
     *(case(op, X, low=0.1) for op in ("Log", "Reciprocal", "Sqrt")),
-    *(case(op, shape) for op in ("Relu", "Exp", "Tanh") for shape in ((3,), (2, 3), (2, 3, 4), (2, 3, 2, 2, 3), (2, 1, 3, 2, 2, 3), ())),
+    *(case(op, shape) for op in ("Relu", "Exp", "Tanh") for shape in ((3,), (2, 3), (2, 3, 4), (2, 3, 2, 2, 3), (2, 1,
+    3, 2, 2, 3), ())),
     case("LeakyRelu", X),
     case("LeakyRelu", X, alpha=0.3),
     case("Elu", X),
@@ -47,11 +49,11 @@ UNARY = [
     case("BatchNormalization", (2, 3, 4), seeded(3), seeded(3), seeded(3), seeded(3, low=0.5)),
 ]  # fmt: skip
 
-OTHERS = [  # the second operand: every way to broadcast
+OTHERS: list[tuple[int, ...] | Array] = [  # the second operand: every way to broadcast
     X, seeded(*X), seeded(1), np.array(0.7, np.float32), seeded(5), seeded(4, 5), seeded(3, 1, 1), seeded(1, 3, 1, 1),
     seeded(1, 1, 4, 5), seeded(2, 1, 1, 1), (5,), (3, 1, 1), (1, 3, 1, 1), (4, 1), (), (1, 1, 4, 5), (2, 3, 1, 1),
 ]  # fmt: skip
-LOWER = [
+LOWER: list[tuple[tuple[int, ...], tuple[int, ...] | Array]] = [
     ((4, 5), X),
     ((5,), (2, 3, 5)),
     ((3, 1), (2, 1, 5)),
@@ -63,7 +65,8 @@ BINARY = [
     *(case(op, X, other) for op in ("Add", "Sub", "Mul") for other in OTHERS),
     *(case(op, X, other) for op in ("Max", "Min", "PRelu") for other in OTHERS[:-2]),
     *(case(op, X, other, low=0.5) for op in ("Div", "Pow") for other in (X, (5,), (3, 1, 1), (1, 3, 1, 1))),
-    *(case(op, X, np.abs(other) + 0.5, low=0.5) for op in ("Div", "Pow") for other in OTHERS if isinstance(other, np.ndarray)),
+    *(case(op, X, np.abs(other) + 0.5, low=0.5) for op in ("Div", "Pow") for other in OTHERS if isinstance(other,
+    np.ndarray)),
     *(case(op, a, b) for op in ("Add", "Sub", "Mul", "Max", "Min") for a, b in LOWER),
     *(case(op, a, b, low=0.5) for op in ("Div", "Pow") for a, b in LOWER),
     *(case(op, seeded(3, 1, 1), X) for op in ("Add", "Sub", "Mul", "Max", "Min")),
@@ -73,8 +76,10 @@ BINARY = [
     case("Sum", X), case("Sum", X, X), case("Sum", X, (3, 1, 1), seeded(5), (1, 3, 1, 1)),
     case("Max", X), case("Max", X, X, seeded(3, 1, 1)), case("Min", (5,), X, (4, 1)),
     case("PRelu", (2, 3), seeded(3)), case("PRelu", (2, 3, 4), seeded(3, 1)), case("PRelu", (2, 3, 4), seeded(1)),
-    *(case(op, X, other) for op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual") for other in (X, seeded(3, 1, 1), (3, 1, 1))),
-    *(case(op, X, (3, 1, 1), dtype=d) for op in ("Add", "Sub", "Mul", "Max", "Min", "Less", "Equal") for d in ("int32", "int64")),
+    *(case(op, X, other) for op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual") for other in (X,
+    seeded(3, 1, 1), (3, 1, 1))),
+    *(case(op, X, (3, 1, 1), dtype=d) for op in ("Add", "Sub", "Mul", "Max", "Min", "Less",
+    "Equal") for d in ("int32", "int64")),
     case("Div", X, X, dtype="int32", low=1), case("Pow", X, ints(2), dtype="int32"),
     case("And", X, X, dtype="bool"), case("Or", X, (3, 1, 1), dtype="bool"),
     *(case(op, (2, 3, 2, 2, 3), (2, 3, 2, 2, 3)) for op in ("Add", "Div", "Max", "Less", "Sub")),

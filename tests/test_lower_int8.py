@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from tflite_cases import Array, case, ints, model, quantized, seeded
+from tflite_cases import Array, Case, case, ints, model, quantized, seeded
 
 from edgecc.runtime.litert import LiteRtRunner
 from edgecc.runtime.ort import OrtRunner
@@ -56,38 +56,47 @@ ONE = [
     case("MatMul", (2, 3, 10), seeded(10, 5)),
     case("MatMul", (2, 3, 10), (2, 10, 5)),
     case("Add", X, X), case("Add", X, seeded(4, 1, 1)), case("Add", X, (1, 4, 1, 1)),
-    case("Sub", X, X), case("Sub", seeded(4, 1, 1), X), case("Mul", X, X), case("Mul", X, seeded(4, 1, 1)), case("Mul", X, (2, 4, 1, 1)),
+    case("Sub", X, X), case("Sub", seeded(4, 1, 1), X), case("Mul", X, X), case("Mul", X, seeded(4, 1, 1)),
+    case("Mul", X, (2, 4, 1, 1)),
     case("Relu", X), case("LeakyRelu", X, alpha=0.2), case("PRelu", X, seeded(4, 1, 1)), case("HardSwish", X),
-    case("Sigmoid", X), case("Tanh", X), case("Softmax", (3, 10)), case("Softmax", (2, 3, 10), axis=-1), case("Clip", X, np.array(0, np.float32), np.array(6, np.float32)),
+    case("Sigmoid", X), case("Tanh", X), case("Softmax", (3, 10)), case("Softmax", (2, 3, 10), axis=-1), case("Clip",
+    X, np.array(0, np.float32), np.array(6, np.float32)),
     case("Elu", X), case("Exp", X), case("Gelu", X), case("LogSoftmax", (3, 10)),
-    case("GlobalAveragePool", X), case("ReduceMean", X, ints(2, 3), keepdims=0), case("ReduceMean", X, ints(1)), case("ReduceSum", X, ints(1)),
+    case("GlobalAveragePool", X), case("ReduceMean", X, ints(2, 3), keepdims=0), case("ReduceMean", X, ints(1)),
+    case("ReduceSum", X, ints(1)),
 ]  # fmt: skip
 # operators that only move values, between two convolutions
 MOVING = [
-    case("MaxPool", X, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), case("MaxPool", X, kernel_shape=[2, 2], pads=[1, 0, 0, 1]),
-    case("AveragePool", X, kernel_shape=[2, 2], strides=[2, 2]), case("AveragePool", X, kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+    case("MaxPool", X, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), case("MaxPool", X, kernel_shape=[2,
+    2], pads=[1, 0, 0, 1]),
+    case("AveragePool", X, kernel_shape=[2, 2], strides=[2, 2]), case("AveragePool", X, kernel_shape=[3, 3], pads=[1,
+    1, 1, 1]),
     case("AveragePool", X, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1),
     case("GlobalMaxPool", X), case("ReduceMax", X, ints(3)), case("ReduceMin", X, ints(1)),
     case("Max", X, X), case("Min", X, X), case("Max", X, seeded(4, 1, 1)),
-    case("Concat", X, X, axis=1), case("Concat", X, seeded(2, 1, 8, 6), axis=1), case("Split", X, num_outputs=2, axis=1, outputs=2),
+    case("Concat", X, X, axis=1), case("Concat", X, seeded(2, 1, 8, 6), axis=1), case("Split", X, num_outputs=2,
+    axis=1, outputs=2),
     case("Split", X, ints(1, 3), axis=1, outputs=2), case("Slice", X, ints(1, 0), ints(3, 6), ints(1, 3), ints(1, 2)),
-    case("Slice", X, ints(-1), ints(-100), ints(1), ints(-1)), case("Pad", X, ints(0, 1, 1, 0, 0, 2, 0, 1)), case("Pad", X, ints(0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"),
+    case("Slice", X, ints(-1), ints(-100), ints(1), ints(-1)), case("Pad", X, ints(0, 1, 1, 0, 0, 2, 0, 1)),
+    case("Pad", X, ints(0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"),
     case("Resize", X, None, None, ints(2, 4, 16, 12)), case("Resize", X, None, None, ints(2, 4, 16, 12), mode="linear"),
     case("Resize", X, None, None, ints(2, 4, 11, 5), mode="linear", coordinate_transformation_mode="align_corners"),
-    case("Gather", X, ints(2, 0, 1), axis=1), case("Gather", X, np.array(1), axis=0), case("Transpose", X, perm=[0, 1, 3, 2]), case("Reshape", X, ints(2, 8, 4, 6)),
-    case("Unsqueeze", (2, 4, 6), ints(2)), case("DepthToSpace", X, blocksize=2), case("DepthToSpace", X, blocksize=2, mode="CRD"), case("SpaceToDepth", X, blocksize=2),
+    case("Gather", X, ints(2, 0, 1), axis=1), case("Gather", X, np.array(1), axis=0), case("Transpose", X, perm=[0, 1,
+    3, 2]), case("Reshape", X, ints(2, 8, 4, 6)),
+    case("Unsqueeze", (2, 4, 6), ints(2)), case("DepthToSpace", X, blocksize=2), case("DepthToSpace", X, blocksize=2,
+    mode="CRD"), case("SpaceToDepth", X, blocksize=2),
     case("Expand", (2, 4, 1, 6), ints(2, 4, 8, 6)), case("Identity", X),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("c", ONE, ids=str)
-def test_one_operator(c: object) -> None:
-    check(model(c), steps=2)  # type: ignore[arg-type]
+def test_one_operator(c: Case) -> None:
+    check(model(c), steps=2)
 
 
 @pytest.mark.parametrize("c", MOVING, ids=str)
-def test_moving_between_convolutions(c: object) -> None:
-    check(model(c, sandwiched=True), steps=3)  # the last convolution sums up steps  # type: ignore[arg-type]
+def test_moving_between_convolutions(c: Case) -> None:
+    check(model(c, sandwiched=True), steps=3)  # the last convolution sums up steps
 
 
 GRAPHS = {
@@ -99,18 +108,21 @@ GRAPHS = {
     "residual": "c = Conv(x, w, b) r = Relu(c) d = Conv(r, w) a = Add(x, d) y = Relu(a)",
     "residual without activation": "c = Conv(x, w, b) y = Add(x, c)",
     "depthwise": "c = Conv<group=4, pads=[1,1,1,1], strides=[2,2]>(x, dw, b) r = Clip(c, zero, six) y = Conv(r, w)",
-    "squeeze and excite": "p = GlobalAveragePool(x) c = Conv(p, w) r = Relu(c) d = Conv(r, w) s = Sigmoid(d) y = Mul(x, s)",
-    "branches": "c = Conv(x, w) m = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(x) k = Concat<axis=1>(c, m, x) y = Relu(k)",
+    "squeeze and excite": "p = GlobalAveragePool(x) c = Conv(p, w) r = Relu(c) s = Sigmoid(r) y = Mul(x, s)",
+    "branches": "c = Conv(x, w) m = MaxPool<kernel_shape=[1,1]>(x) k = Concat<axis=1>(c, m, x) y = Relu(k)",
     "pad and pool": "p = Pad(x, amounts) c = Conv(p, dense) y = AveragePool<kernel_shape=[2,2], strides=[2,2]>(c)",
-    "head": "c = Conv(x, w) r = Relu(c) p = GlobalAveragePool(r) f = Reshape(p, flat) g = Gemm(f, fc, fb) y = Softmax(g)",
+    "head": "c = Conv(x, w) p = GlobalAveragePool(c) f = Reshape(p, flat) g = Gemm(f, fc, fb) y = Softmax(g)",
     "flatten": "c = Conv(x, w) r = Relu(c) f = Reshape(c, flat) g = Gemm(f, full) y = Sigmoid(g)",
     "two outputs": "c = Conv(x, w) y = Relu(c) z = Conv(y, w)",
     "upsample": "c = Conv(x, w) r = Resize(c, , , bigger) d = Conv(r, w) y = PRelu(d, slope)",
 }
 CONSTANTS = {
-    "w": seeded(4, 4, 1, 1), "b": seeded(4), "dw": seeded(4, 1, 3, 3), "dense": seeded(4, 4, 3, 3), "zero": np.array(0, np.float32),
-    "six": np.array(6, np.float32), "minus": np.array(-1, np.float32), "one": np.array(1, np.float32), "slope": seeded(4, 1, 1),
-    "amounts": ints(0, 0, 0, 2, 0, 0, 1, 0), "flat": ints(2, -1), "fc": seeded(4, 3), "fb": seeded(3), "full": seeded(192, 3), "bigger": ints(2, 4, 16, 12),
+    "w": seeded(4, 4, 1, 1), "b": seeded(4), "dw": seeded(4, 1, 3, 3), "dense": seeded(4, 4, 3, 3),
+    "zero": np.array(0, np.float32),
+    "six": np.array(6, np.float32), "minus": np.array(-1, np.float32), "one": np.array(1, np.float32),
+    "slope": seeded(4, 1, 1),
+    "amounts": ints(0, 0, 0, 2, 0, 0, 1, 0), "flat": ints(2, -1), "fc": seeded(4, 3), "fb": seeded(3),
+    "full": seeded(192, 3), "bigger": ints(2, 4, 16, 12),
 }  # fmt: skip
 
 
@@ -171,9 +183,11 @@ def test_scales_of_other_quantizers() -> None:
     """A Q/DQ graph that nobody unified: kernels that demand equal scales must not be fed with others."""
     made = network(
         "g (float[2,4,8,6] x) => (float[2,8,8,6] y) { "
-        "a = QuantizeLinear(x, s1, z) b = DequantizeLinear(a, s1, z) c = MaxPool<kernel_shape=[1,1]>(b) d = QuantizeLinear(c, s2, z) e = DequantizeLinear(d, s2, z) "
+        "a = QuantizeLinear(x, s1, z) b = DequantizeLinear(a, s1, z) c = MaxPool<kernel_shape=[1,1]>(b) "
+        "d = QuantizeLinear(c, s2, z) e = DequantizeLinear(d, s2, z) "
         "k = Concat<axis=1>(b, e) q = QuantizeLinear(k, s3, z) y = DequantizeLinear(q, s3, z) }",
-        s1=np.array(0.03, np.float32), s2=np.array(0.05, np.float32), s3=np.array(0.02, np.float32), z=np.array(0, np.int8),
+        s1=np.array(0.03, np.float32), s2=np.array(0.05, np.float32), s3=np.array(0.02, np.float32), z=np.array(0,
+        np.int8),
     )  # fmt: skip
     from edgecc.importer import load
 
@@ -208,7 +222,8 @@ def test_weights_only(name: str, tolerance: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["y = Sub(x, x)", "y = Mul(x, nothing)", "y = Conv(x, tiny)", "p = Mul(x, nothing) a = Add(p, x) y = Concat<axis=1>(a, p)", "y = Gemm(f, dead)"],
+    "text", ["y = Sub(x, x)", "y = Mul(x, nothing)", "y = Conv(x, tiny)",
+    "p = Mul(x, nothing) a = Add(p, x) y = Concat<axis=1>(a, p)", "y = Gemm(f, dead)"],
 )  # fmt: skip
 def test_results_that_never_leave_zero(text: str) -> None:
     """Their scale is next to nothing, beyond what XNNPACK computes: such an operator runs on real values."""

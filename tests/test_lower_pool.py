@@ -1,12 +1,14 @@
 """Pools, ONNX Runtime against LiteRT."""
 
+from typing import Any
+
 import pytest
 from tflite_cases import Case, case, check, compiled, model
 
 from edgecc.errors import UnsupportedError
 
 X = (2, 3, 9, 7)
-WINDOWS = [
+WINDOWS: list[dict[str, Any]] = [
     {"kernel_shape": [2, 2]},
     {"kernel_shape": [2, 2], "strides": [2, 2]},
     {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]},
@@ -21,15 +23,17 @@ WINDOWS = [
     {"kernel_shape": [2, 2], "strides": [2, 2], "auto_pad": "SAME_LOWER"},
     {"kernel_shape": [3, 2], "strides": [1, 2], "auto_pad": "VALID"},
 ]
-LINES = [
+LINES: list[dict[str, Any]] = [
     {"kernel_shape": [3], "strides": [2], "pads": [1, 1]},
     {"kernel_shape": [2], "strides": [2], "ceil_mode": 1},
     {"kernel_shape": [4], "pads": [2, 1]},
     {"kernel_shape": [3], "strides": [2], "auto_pad": "SAME_LOWER"},
 ]
 POOLS = [
-    *(case(op, shape, **w) for op in ("MaxPool", "AveragePool") for shape, some in ((X, WINDOWS), ((2, 3, 9), LINES)) for w in some),
-    *(case("AveragePool", shape, count_include_pad=1, **w) for shape, some in ((X, WINDOWS), ((2, 3, 9), LINES)) for w in some),
+    *(case(op, shape, **w) for op in ("MaxPool", "AveragePool") for shape, some in ((X, WINDOWS), ((2, 3, 9),
+    LINES)) for w in some),
+    *(case("AveragePool", shape, count_include_pad=1, **w) for shape, some in ((X, WINDOWS), ((2, 3, 9),
+    LINES)) for w in some),
     *(case(op, shape) for op in ("GlobalAveragePool", "GlobalMaxPool") for shape in (X, (2, 3, 9), (2, 3, 4, 4, 3))),
 ]  # fmt: skip
 

@@ -41,7 +41,9 @@ class Network:
         self.values[name] = shape
 
     def model(self) -> onnx.ModelProto:
-        info = lambda n: helper.make_tensor_value_info(n, 1, self.values[n])  # noqa: E731
+        def info(n: str) -> onnx.ValueInfoProto:
+            return helper.make_tensor_value_info(n, 1, self.values[n])
+
         ends = [n for n in self.values if n not in self.read and n not in self.inputs]
         graph = helper.make_graph(
             self.nodes, "g", [info(n) for n in self.inputs], [info(n) for n in ends], self.constants

@@ -13,7 +13,8 @@ REDUCED = [
     *(case("ReduceMean", X, ints(*a), keepdims=k) for a in AXES for k in (0, 1)),
     *(case(op, X, ints(*a), keepdims=k) for op in ("ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd")
       for a in ((1,), (2, 3), (0, -1)) for k in (0, 1)),
-    *(case("ReduceMean", shape, ints(*a), keepdims=k) for shape, a in (((2, 3, 4), (2,)), ((2, 3, 4), (1,)), ((2, 3), (1,)), ((2, 3, 2, 2, 3), (2, 3)))
+    *(case("ReduceMean", shape, ints(*a), keepdims=k) for shape, a in (((2, 3, 4), (2,)), ((2, 3, 4), (1,)), ((2, 3),
+    (1,)), ((2, 3, 2, 2, 3), (2, 3)))
       for k in (0, 1)),
     *(case("ReduceSum", X, *axes, keepdims=k) for axes in ((), (ints(),)) for k in (0, 1)),
     case("ReduceSum", X, noop_with_empty_axes=1),

@@ -1,6 +1,7 @@
 """Resize, ONNX Runtime against LiteRT."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ SIZES = [(10, 8), (7, 9), (3, 2), (5, 4), (1, 1), (15, 4)]
 WHERE = ["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"]
 
 
-def sized(height: int, width: int, **attributes: object) -> Case:
+def sized(height: int, width: int, **attributes: Any) -> Case:
     return case("Resize", X, None, None, ints(2, 3, height, width), **attributes)
 
 
-def scaled(height: float, width: float, **attributes: object) -> Case:
+def scaled(height: float, width: float, **attributes: Any) -> Case:
     return case("Resize", X, None, np.array([1, 1, height, width], np.float32), **attributes)
 
 

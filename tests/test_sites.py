@@ -10,7 +10,11 @@ from edgecc.analysis.sites import SiteGraph, fused_activation, site_graph
 from edgecc.errors import UnsupportedError
 from edgecc.importer import load
 
-SCALES = {"s": np.array(0.1, np.float32), "t": np.array(0.2, np.float32), "z": np.array(3, np.int8)}
+SCALES: dict[str, Array] = {
+    "s": np.array(0.1, np.float32),
+    "t": np.array(0.2, np.float32),
+    "z": np.array(3, np.int8),
+}
 QDQ = "a = QuantizeLinear({0}, {1}, z) {2} = DequantizeLinear(a, {1}, z)"
 
 
@@ -18,7 +22,7 @@ def sites(text: str, **constants: Array) -> SiteGraph:
     made = onnx.parser.parse_model(
         f'<ir_version: 10, opset_import: ["": 21]> g (float[2,3,4,4] x) => (float[2,3,4,4] y) {{ {text} }}'
     )
-    arrays = {**SCALES, "w": seeded(3, 3, 1, 1), **constants}
+    arrays: dict[str, Array] = {**SCALES, "w": seeded(3, 3, 1, 1), **constants}
     names = set(text.replace(",", " ").replace("(", " ").replace(")", " ").split())
     made.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in arrays.items() if n in names)
     return site_graph(load(made))
@@ -88,7 +92,8 @@ def test_weights_are_read_as_they_are_stored() -> None:
     made = onnx.helper.make_model(
         onnx.helper.make_graph(
             [onnx.helper.make_node("Conv", ["x", "w", "b"], ["y"])], "g",
-            [onnx.helper.make_tensor_value_info("x", 1, [1, 3, 4, 4])], [onnx.helper.make_tensor_value_info("y", 1, [1, 2, 4, 4])],
+            [onnx.helper.make_tensor_value_info("x", 1, [1, 3, 4, 4])], [onnx.helper.make_tensor_value_info("y", 1,
+            [1, 2, 4, 4])],
             [onnx.numpy_helper.from_array(seeded(2, 3, 1, 1), "w"), onnx.numpy_helper.from_array(seeded(2), "b")],
         ), opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10,
     )  # fmt: skip

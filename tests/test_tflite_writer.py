@@ -26,7 +26,8 @@ from edgecc.tflite.lower import lower, lowerings
 from edgecc.tflite.writer import write
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
-PASSES = ["clean_up", "fold_constants", "simplify_reshapes", "merge_slices", "fuse_pad", "fuse_gemm", "fold_batchnorm", "fuse_activation", "clean_up"]  # fmt: skip
+PASSES = ["clean_up", "fold_constants", "simplify_reshapes", "merge_slices", "fuse_pad", "fuse_gemm",
+"fold_batchnorm", "fuse_activation", "clean_up"]  # fmt: skip
 
 
 def network(text: str, **constants: Array) -> onnx.ModelProto:
@@ -89,7 +90,8 @@ def test_names_signature_and_metadata() -> None:
 def test_names_survive_aliases_and_shared_outputs() -> None:
     """Outputs that are an input, an alias, a constant or the same value twice keep their names."""
     made = network(
-        "g (float[2,3] x) => (float[2,3] same, float[2,3] y, float[3,2] t) { same = Identity(x) y = Relu(x) t = Reshape(y, s) }",
+        "g (float[2,3] x) => (float[2,3] same, float[2,3] y, float[3,2] t) "
+        "{ same = Identity(x) y = Relu(x) t = Reshape(y, s) }",
         s=ints(3, 2),
     )
     feeds = feed(made)
@@ -108,7 +110,8 @@ def test_same_bytes_in_two_processes() -> None:
     found = set()
     for seed in ("1", "2"):
         env = {**os.environ, "PYTHONHASHSEED": seed}
-        run = subprocess.run([sys.executable, "-c", code], cwd=MODELS.parent, env=env, capture_output=True, text=True, check=True)  # fmt: skip
+        run = subprocess.run([sys.executable, "-c", code], cwd=MODELS.parent, env=env, capture_output=True, text=True,
+        check=True)  # fmt: skip
         found.add(run.stdout.strip())
     assert len(found) == 1
 
@@ -180,14 +183,17 @@ BATCHED = {
     "slices": "a = Slice(x, zero, two, one) y = Concat<axis=1>(a, x)",
     "whole batch": "a = Slice(x, zero, far, zero) y = Relu(a)",
     "split": "a, b = Split<axis=1, num_outputs=2>(x) y = Max(a, b)",
-    "pool and resize": "p = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(x) y = Resize<mode=\"linear\">(p, , scales)",
+    "pool and resize":
+        "p = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(x) y = Resize<mode=\"linear\">(p, , scales)",
     "line": "f = Reshape(x, rows) y = Conv(f, w1)",
     "unsqueeze": "f = Unsqueeze(x, one) s = Squeeze(f, one) y = Conv(s, w)",
     "average": "y = AveragePool<kernel_shape=[3,3], pads=[1,0,1,0], count_include_pad=1>(x)",
 }  # fmt: skip
 CONSTANTS = {
-    "w": seeded(4, 4, 1, 1), "w1": seeded(3, 4, 3), "u": seeded(4, 3, 2, 2), "g": seeded(5, 120), "flat": ints(0, -1), "rows": ints(0, 4, 30),
-    "split": ints(0, 2, 2, 6, 5), "back": ints(0, 4, 6, 5), "axes": ints(2, 3), "zero": ints(0), "one": ints(1), "two": ints(2),
+    "w": seeded(4, 4, 1, 1), "w1": seeded(3, 4, 3), "u": seeded(4, 3, 2, 2), "g": seeded(5, 120), "flat": ints(0, -1),
+    "rows": ints(0, 4, 30),
+    "split": ints(0, 2, 2, 6, 5), "back": ints(0, 4, 6, 5), "axes": ints(2, 3), "zero": ints(0), "one": ints(1),
+    "two": ints(2),
     "far": ints(2**40), "scales": np.array([1, 1, 2, 2], np.float32),
 }  # fmt: skip
 
@@ -232,7 +238,7 @@ def test_batch_of_five(name: str, precision: str) -> None:
     ],
 )
 def test_what_cuts_the_batch(text: str) -> None:
-    CONSTANTS_HERE = {
+    constants = {
         "zero": ints(0),
         "one": ints(1),
         "wider": ints(1, 0, 0, 0, 0, 0, 0, 0),
@@ -241,7 +247,7 @@ def test_what_cuts_the_batch(text: str) -> None:
     used = set(text.replace(",", " ").replace("(", " ").replace(")", " ").split())
     made = network(
         f"g (float[N,4,6,5] x) => (float[a,b,c,d] y) {{ {text} }}",
-        **{n: a for n, a in CONSTANTS_HERE.items() if n in used},
+        **{n: a for n, a in constants.items() if n in used},
     )
     if "Concat" in text:  # the kernel joins any number of samples
         feeds = {"x": seeded(3, 4, 6, 5)}

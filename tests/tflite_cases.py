@@ -144,7 +144,7 @@ def feed(original: onnx.ModelProto, *, low: float | None = None, seed: int = 1) 
         if dtype.kind == "f":
             array = seeded(*shape, seed=seed + i, low=low)
         else:
-            array = random.integers(0 if low is None else int(low), 2 if dtype == bool else 5, shape)
+            array = random.integers(0 if low is None else int(low), 2 if dtype.kind == "b" else 5, shape)
         feeds[value.name] = np.asarray(array).astype(dtype)
     return feeds
 

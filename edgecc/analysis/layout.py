@@ -80,8 +80,10 @@ CARRY = frozenset(
     {
         "Abs", "Add", "Cast", "Ceil", "Clip", "Cos", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater",
         "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max",
-        "Mean", "Min", "Mod", "Mul", "Neg", "Not", "And", "Or", "Xor", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu",
-        "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh", "ThresholdedRelu",
+        "Mean", "Min", "Mod", "Mul", "Neg", "Not", "And", "Or", "Xor", "PRelu", "Pow", "Reciprocal", "Relu", "Round",
+        "Selu",
+        "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh",
+        "ThresholdedRelu",
         "Where", "Mish", "Celu",
     }
 )  # fmt: skip

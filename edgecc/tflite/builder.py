@@ -68,6 +68,7 @@ class Builder:
         site: the one being lowered.
         quantized: whether it is lowered on integers.
         scale: in which its operands must come, where its kernel demands that of the result; None: any.
+        at: the graph output being written, behind the last site.
     """
 
     def __init__(self, sites: SiteGraph, layout: Layout) -> None:
@@ -78,6 +79,7 @@ class Builder:
         self.site: Site | None = None
         self.quantized = False
         self.scale: QuantParams | None = None
+        self.at = "output"
         self._stored: dict[ir.Value, int] = {}
         self._orders: dict[ir.Value, Order] = {}
         self._copies: dict[tuple[int, Order | None, object], int] = {}
@@ -129,7 +131,7 @@ class Builder:
             return self.operator("DEQUANTIZE", [half], [real])
         return self.constant(array, name, quant)
 
-    def ints(self, values: Sequence[int], name: str = "") -> int:
+    def ints(self, values: Sequence[int] | Array, name: str = "") -> int:
         """A constant vector of int32, as shapes, axes and paddings are."""
         return self.constant(np.asarray(values, np.int32), name or f"{self._site_name()}/const")
 
@@ -274,6 +276,10 @@ class Builder:
                 raise NeedsFloat
             self.scale = site.outputs[0].quant
 
+    def finish(self, output: str) -> None:
+        """Turns to a graph output; no site is being lowered any more."""
+        self.site, self.quantized, self.scale, self.at = None, False, None, output
+
     # ---- writing -----------------------------------------------------------------------------------------------
 
     def order(self, value: ir.Value) -> Order:
@@ -329,9 +335,9 @@ class Builder:
         """Takes back what a lowering made beyond the first `tensors` and `operators`."""
         self._names.difference_update(t.name for t in self.graph.tensors[tensors:])
         del self.graph.tensors[tensors:], self.graph.operators[operators:]
-        for made in (self._stored, self._copies, self._constants):
-            for key in [k for k, index in made.items() if index >= tensors]:  # type: ignore[attr-defined]
-                del made[key]  # type: ignore[attr-defined]
+        self._stored = {key: i for key, i in self._stored.items() if i < tensors}
+        self._copies = {key: i for key, i in self._copies.items() if i < tensors}
+        self._constants = {key: i for key, i in self._constants.items() if i < tensors}
 
     def store_input(self, value: ir.Value, index: int) -> None:
         """Graph input `value` is the tensor `index`."""
@@ -391,7 +397,7 @@ class Builder:
         )
 
     def _site_name(self) -> str:
-        return "output" if self.site is None else str(self.site.outputs[0].value.name)
+        return self.at if self.site is None else str(self.site.outputs[0].value.name)
 
 
 def is_batched(value: ir.Value) -> bool:

@@ -80,9 +80,11 @@ BROADCAST_RANKS: dict[str, tuple[int, int]] = {
 # Lowest and highest scale of the operands over that of the result: XNNPACK (microkernel parameters of qs8 and qc8w)
 # refuses the whole network beyond them. They are met only where a result hardly ever leaves zero.
 SCALE_RATIOS: dict[str, tuple[float, float]] = {
-    "ADD": (2**-10, 2**8), "SUB": (2**-10, 2**8), "MUL": (2**-16, 2**8), "CONV_2D": (0, 2**8), "DEPTHWISE_CONV_2D": (0, 2**8),
+    "ADD": (2**-10, 2**8), "SUB": (2**-10, 2**8), "MUL": (2**-16, 2**8), "CONV_2D": (0, 2**8),
+    "DEPTHWISE_CONV_2D": (0, 2**8),
     "FULLY_CONNECTED": (0, 2**8), "TRANSPOSE_CONV": (0, 2**8), "BATCH_MATMUL": (0, 2**8), "LEAKY_RELU": (2**-8, 2**7),
-    "MEAN": (2**-8, 2**7), "QUANTIZE": (2**-8, 2**7), "HARD_SWISH": (2**-8, 2**7), "RELU": (2**-8, 2**7), "RELU6": (2**-8, 2**7), "RELU_N1_TO_1": (2**-8, 2**7),
+    "MEAN": (2**-8, 2**7), "QUANTIZE": (2**-8, 2**7), "HARD_SWISH": (2**-8, 2**7), "RELU": (2**-8, 2**7),
+    "RELU6": (2**-8, 2**7), "RELU_N1_TO_1": (2**-8, 2**7),
 }  # fmt: skip
 _PRODUCTS = frozenset(
     {"MUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"}

@@ -16,8 +16,8 @@ from edgecc.artifact import Artifact, Port
 from edgecc.errors import Finding, UnsupportedError
 from edgecc.quant.params import QuantParams
 from edgecc.tflite import LOWERINGS, Lowering
-from edgecc.tflite.versions import NOT_IN_2_14
 from edgecc.tflite.builder import Builder, NeedsFloat, NotMade, Transposition, Unservable, is_batched
+from edgecc.tflite.versions import NOT_IN_2_14
 
 _FAMILIES = ("conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize")
 
@@ -72,7 +72,11 @@ def lower(
             _pretend(builder, site)
     if findings:
         raise UnsupportedError("these nodes cannot be written as TFLite", findings)
-    outputs = _outputs(builder, sites, layout, io_layout, io_dtype)
+    try:
+        outputs = _outputs(builder, sites, layout, io_layout, io_dtype)
+    except Unservable as error:
+        found = Finding(builder.at, "output", error.reason, error.remedy)
+        raise UnsupportedError("this output cannot be written as TFLite", [found]) from error
     graph = builder.graph
     graph.inputs, graph.input_names = [i for i, _ in inputs], [p.name for _, p in inputs]
     graph.outputs, graph.output_names = [i for i, _ in outputs], [p.name for _, p in outputs]
@@ -137,7 +141,7 @@ def _outputs(
 ) -> list[tuple[int, Port]]:
     found: list[tuple[int, Port]] = []
     for name, operand in sites.outputs:
-        b.site, b.quantized, b.scale = None, False, None
+        b.finish(name)
         order = b.permutation(operand.value)
         last = channels_last(len(order))
         if io_layout == "nhwc":
