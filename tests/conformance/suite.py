@@ -45,9 +45,8 @@ def _plain(case: Any) -> bool:
     graph = case.model.graph
     domains = {node.domain for node in graph.node}
     types = [v.type for v in (*graph.input, *graph.output)]
-    return (
-        domains <= {"", "ai.onnx"}
-        and all(t.HasField("tensor_type") and t.tensor_type.elem_type in PLAIN for t in types)
+    return domains <= {"", "ai.onnx"} and all(
+        t.HasField("tensor_type") and t.tensor_type.elem_type in PLAIN for t in types
     )
 
 
