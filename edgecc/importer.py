@@ -16,7 +16,8 @@ from edgecc import input_shapes, ir, modelfile, opset
 from edgecc.analysis import shapes
 from edgecc.errors import EdgeccError, ModelError
 
-# The IR version that goes with opset 21 (onnx.helper.VERSION_TABLE).
+# The IR version that goes with opset 21 (onnx.helper.VERSION_TABLE). A later one of the file is of no use here:
+# what it adds, element types and annotations of devices, no target computes.
 _IR_VERSION = 10
 
 
@@ -53,7 +54,7 @@ def _canonical(model: ir.Model, input_shape: Mapping[str, Sequence[int]]) -> ir.
     for graph in model.graphs():
         _unlist_initializers(graph)
         _check_defined(graph)
-    model.ir_version = max(model.ir_version or 0, _IR_VERSION)
+    model.ir_version = _IR_VERSION
     _sort(model)
     input_shapes.bind(model, input_shape)
     proto = shapes.skeleton(model)

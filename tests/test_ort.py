@@ -100,3 +100,13 @@ def test_weights_of_any_type(parse: Parse, dtype: Any) -> None:
     proto.graph.initializer.append(onnx.helper.make_tensor("w", kind, [2048], weights.tobytes(), raw=True))
     answer = OrtRunner.from_model(importer.load(proto)).run({"x": np.zeros(1, F)})["y"]
     np.testing.assert_array_equal(answer, weights.astype(F))
+
+
+def test_a_later_version_of_the_file_format_is_no_obstacle(proto: onnx.ModelProto, tmp_path: Path) -> None:
+    """New releases of onnx write versions that ONNX Runtime does not know yet."""
+    proto.ir_version = onnx.IR_VERSION + 1
+    path, data, whole = tmp_path / "m.onnx", {"x": np.ones((1, 40), F)}, proto.SerializeToString()
+    want = OrtRunner.from_model(importer.load(proto)).run(data)["y"]
+    onnx.save(proto, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    for runner in (OrtRunner.from_file(path), OrtRunner.from_bytes(whole)):
+        np.testing.assert_allclose(runner.run(data)["y"], want, rtol=1e-6)

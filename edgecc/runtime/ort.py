@@ -25,6 +25,10 @@ _BESIDE_BYTES = 1024
 # onnxruntime_session_options_config_keys.h: where a model given as bytes has its external data.
 _FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 
+# Every release that is served reads this version of the file format and refuses those later than it knows.
+_IR_VERSION = 10
+_IR_VERSION_TAG = 0x08  # field 1 of ModelProto, a varint; protobuf writes it first
+
 # ONNX Runtime's names of element types, and numpy's.
 _NUMPY_NAMES = {
     "float": "float32",
@@ -98,7 +102,7 @@ class OrtRunner:
             model = model.data
         self._errors = _errors()
         name = model if isinstance(model, str) else None
-        held = model
+        held = _readable(model, options)
         self._session: ort.InferenceSession = self._guard(
             lambda: ort.InferenceSession(held, options, providers=["CPUExecutionProvider"]), "load", name
         )
@@ -192,6 +196,25 @@ class OrtRunner:
             raise ModelError(f"ONNX Runtime cannot {verb} the model: {cause}", node=name) from error
 
 
+def _readable(model: str | bytes, options: ort.SessionOptions) -> str | bytes:
+    """The model under a version of the file format that the runtime reads; it minds nothing else of a later one.
+
+    The operators have a version of their own, so what a later format adds shows there or in element types.
+    """
+    if isinstance(model, bytes):
+        head = model[:2]
+    else:
+        with Path(model).open("rb") as file:
+            head = file.read(2)
+    late = len(head) == 2 and head[0] == _IR_VERSION_TAG and _IR_VERSION < head[1] < 0x80
+    if not late:
+        return model
+    if isinstance(model, str):
+        options.add_session_config_entry(_FOLDER_KEY, str(Path(model).resolve().parent))
+        model = Path(model).read_bytes()
+    return bytes((_IR_VERSION_TAG, _IR_VERSION)) + model[2:]
+
+
 def check_feeds(inputs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> None:
     """Compares what is fed with what a network takes.
 
@@ -254,7 +277,7 @@ def _serialize(model: ir.Model, extra_outputs: Sequence[str]) -> _Serialized:
         if tensor.dtype == ir.DataType.STRING or tensor.dtype.bitwidth < 8 or tensor.nbytes < _BESIDE_BYTES:
             continue
         array = tensor.numpy()
-        if array.dtype.isbuiltin != 1:  # bfloat16, float8: stay in the protobuf
+        if array.dtype.isbuiltin == 2:  # bfloat16, float8: stay in the protobuf
             continue
         beside[name] = np.require(array, requirements=["C", "ALIGNED"])
         value.const_value = ir.ExternalTensor(
