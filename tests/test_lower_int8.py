@@ -5,6 +5,7 @@ import onnx
 import pytest
 from tflite_cases import Array, Case, case, ints, model, quantized, seeded
 
+from edgecc.errors import UnsupportedError
 from edgecc.runtime.litert import LiteRtRunner
 from edgecc.runtime.ort import OrtRunner
 from edgecc.tflite.lower import lower
@@ -197,6 +198,56 @@ def test_scales_of_other_quantizers() -> None:
     got = LiteRtRunner(artifact.data).run(feeds)["y"]
     assert np.max(np.abs(got - wanted)) <= 0.03 + 0.05 + 0.02  # one step of each scale on the way
     assert np.mean(np.abs(got - wanted) > 0.0201) < 0.02
+
+
+@pytest.mark.parametrize("weights", [np.uint8, np.int8])
+def test_unsigned_networks_of_other_quantizers(weights: type) -> None:
+    """uint8 activations and weights with a zero point, as ONNX Runtime's quantizer makes them for x86."""
+    random = np.random.default_rng(0)
+    made = network(
+        "g (float[1,4,6,5] x) => (float[1,3,6,5] y) { a = QuantizeLinear(x, s1, z) b = DequantizeLinear(a, s1, z) "
+        "v = DequantizeLinear(w, s2, zw) c = Conv(b, v) q = QuantizeLinear(c, s3, z) y = DequantizeLinear(q, s3, z) }",
+        s1=np.array(0.03, np.float32), s2=np.array(0.01, np.float32), s3=np.array(0.05, np.float32),
+        z=np.array(120, np.uint8), zw=np.array(7, weights), w=random.integers(0, 100, (3, 4, 1, 1)).astype(weights),
+    )  # fmt: skip
+    from edgecc.importer import load
+
+    artifact = lower(load(made), precision="int8", target="arm")
+    feeds = {"x": seeded(1, 4, 6, 5, seed=9)}
+    wanted = OrtRunner.from_bytes(made.SerializeToString(), optimize=False).run(feeds)["y"]
+    assert np.max(np.abs(LiteRtRunner(artifact.data).run(feeds)["y"] - wanted)) <= 0.0501
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("y = QuantizeLinear(x, s, z)", "read by other nodes"),
+        (
+            "a = QuantizeLinear(x, s, z) r = Reshape(a, shape) y = DequantizeLinear(r, s, z)",
+            "read by other nodes",
+        ),
+        (
+            "a = QuantizeLinear<axis=1>(x, many, zs) y = DequantizeLinear<axis=1>(a, many, zs)",
+            "one scale a channel",
+        ),
+        ("a = QuantizeLinear(x, s, wide) y = DequantizeLinear(a, s, wide)", "stored in uint16"),
+    ],
+)
+def test_pairs_that_tflite_does_not_have(text: str, reason: str) -> None:
+    from edgecc.importer import load
+
+    constants: dict[str, Array] = {
+        "s": np.array(0.1, np.float32), "z": np.array(0, np.int8), "shape": ints(2, 3), "wide": np.array(5, np.uint16),
+        "many": np.full(3, 0.1, np.float32), "zs": np.zeros(3, np.int8),
+    }  # fmt: skip
+    used = set(text.replace(",", " ").replace("(", " ").replace(")", " ").split())
+    kind = "int8" if text.startswith("y") else "float"
+    made = network(
+        f"g (float[2,3] x) => ({kind}[2,3] y) {{ {text} }}",
+        **{n: a for n, a in constants.items() if n in used},
+    )
+    with pytest.raises(UnsupportedError, match=reason):
+        lower(load(made), precision="int8", target="arm")
 
 
 def test_int16_activations() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from edgecc import ir
 from edgecc.errors import Finding, UnsupportedError
 from edgecc.ir import Array
-from edgecc.quant.params import DType, QuantParams
+from edgecc.quant.params import LIMITS, DType, QuantParams
 
 # Operators whose TFLite kernel has a fused activation.
 _ABSORBING = frozenset({"Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "MaxPool", "AveragePool"})
@@ -105,7 +105,12 @@ class SiteGraph:
 
 
 def site_graph(model: ir.Model) -> SiteGraph:
-    """Collects the sites of a graph, with or without Q/DQ nodes."""
+    """Collects the sites of a graph, with or without Q/DQ nodes.
+
+    Raises:
+        UnsupportedError: a Q/DQ node stands where TFLite has nothing for it.
+    """
+    _check_pairs(model.graph)
     sites = tuple(_sites(model.graph))
     readers: dict[ir.Value, list[Site]] = {}
     for site in sites:
@@ -135,6 +140,8 @@ def read_operand(value: ir.Value) -> Operand:
     assert source is not None
     stored = ir.constant(source)
     if node.op_type == "DequantizeLinear" and stored is not None:
+        if stored.dtype == np.uint8:
+            stored = (stored.astype(np.int16) - 128).astype(np.int8)
         return Operand(source, quant, stored)
     behind = read_operand(source)
     if node.op_type == "DequantizeLinear":
@@ -150,24 +157,71 @@ def _half(node: ir.Node) -> Array | None:
 
 
 def params(node: ir.Node) -> QuantParams:
-    """Scale, zero point and axis of a QuantizeLinear or DequantizeLinear node.
+    """Scale, zero point and axis of a Q or DQ node; uint8 as the int8 that means the same."""
+    scale = ir.constant(node.inputs[1])
+    assert scale is not None, "checked by site_graph"
+    zero = ir.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    zeros = np.zeros(scale.shape, np.int64) if zero is None else zero.astype(np.int64)
+    stored = _stored_type(node)
+    if stored == "uint8":
+        stored, zeros = "int8", zeros - 128
+    axis = int(ir.attribute(node, "axis", 1)) if scale.size > 1 else None
+    if axis is not None and axis < 0 and node.inputs[0] is not None:
+        axis += len(ir.dims(node.inputs[0]) or ())
+    return QuantParams(
+        scale=scale.reshape(-1).astype(np.float32),
+        zero_point=zeros.reshape(-1),
+        dtype=cast(DType, stored),
+        axis=axis,
+    )
+
+
+def _stored_type(node: ir.Node) -> str:
+    stored = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
+    return "int8" if stored is None or stored.dtype is None else str(stored.dtype).lower()
+
+
+# What activations are stored in; constants may be biases too.
+_ACTIVATIONS = frozenset({"int8", "uint8", "int16"})
+
+
+def _check_pairs(graph: ir.Graph) -> None:
+    """Every Q/DQ node must be half of a pair, or make a constant real.
 
     Raises:
-        UnsupportedError: they are not constant.
+        UnsupportedError: naming each that is not, or that is stored in a way that TFLite does not have.
     """
-    scale = ir.constant(node.inputs[1])
-    zero = ir.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if scale is None or (zero is None and len(node.inputs) > 2 and node.inputs[2] is not None):
-        found = Finding(ir.label(node), node.op_type, "its scale or zero point is computed at run time")
-        raise UnsupportedError("this node cannot be compiled", [found])
-    stored = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
-    assert stored is not None
-    dtype = cast(DType, str(stored.dtype).lower() if stored.dtype is not None else "int8")
-    zeros = np.zeros(scale.shape, np.int64) if zero is None else zero.astype(np.int64)
-    axis = int(ir.attribute(node, "axis", 1)) if scale.size > 1 else None
-    return QuantParams(
-        scale=scale.reshape(-1).astype(np.float32), zero_point=zeros.reshape(-1), dtype=dtype, axis=axis
-    )
+    findings = []
+    for node in graph:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.domain == "":
+            reason = _pair_objection(node)
+            if reason is not None:
+                findings.append(Finding(ir.label(node), node.op_type, reason))
+    if findings:
+        raise UnsupportedError("these nodes cannot be compiled", findings)
+
+
+def _pair_objection(node: ir.Node) -> str | None:
+    if any(v is not None and ir.constant(v) is None for v in node.inputs[1:]):
+        return "its scale or zero point is computed at run time"
+    scale, source = ir.constant(node.inputs[1]), node.inputs[0]
+    assert scale is not None and source is not None
+    if scale.ndim > 1 or ir.attribute(node, "block_size", 0):
+        return "blocks of one scale have no kernel"
+    if node.op_type == "DequantizeLinear" and ir.constant(source) is not None:
+        return None if _stored_type(node) in LIMITS else f"{_stored_type(node)} has no kernel"
+    if scale.size > 1:
+        return "activations with one scale a channel have no kernel"
+    if _stored_type(node) not in _ACTIVATIONS:
+        return f"activations stored in {_stored_type(node)} have no kernel"
+    maker, made = source.producer(), node.outputs[0]
+    if node.op_type == "DequantizeLinear" and (maker is None or maker.op_type != "QuantizeLinear"):
+        return "no QuantizeLinear makes the integers that it reads"
+    if node.op_type == "QuantizeLinear" and (
+        made.is_graph_output() or any(u.node.op_type != "DequantizeLinear" or u.idx != 0 for u in made.uses())
+    ):
+        return "its integers are read by other nodes than a DequantizeLinear"
+    return None
 
 
 def _sites(graph: ir.Graph) -> Iterator[Site]:

@@ -12,7 +12,7 @@ from edgecc.analysis.sites import Operand, Site
 from edgecc.ir import Array
 from edgecc.quant.params import QuantParams
 from edgecc.tflite import lowers
-from edgecc.tflite.builder import Builder, Unservable
+from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
 from edgecc.tflite.options import ACTIVATIONS
 from edgecc.tflite.padding import VALID, apply_padding, window
 
@@ -81,10 +81,19 @@ def _kernel_weights(b: Builder, weight: Operand, depthwise: bool) -> int:
 def stored_weight(b: Builder, weight: Operand) -> tuple[Array, QuantParams | None]:
     """Weights as the kernel reads them: integers with their scales, or real values.
 
-    int8 weights under real activations stay int8: that is TFLite's dynamic range.
+    int8 weights under real activations stay int8: that is TFLite's dynamic range. In an integer site that is computed
+    on real values they are real too, and so are weights of other types or with a zero point, which no kernel takes.
     """
-    assert weight.array is not None
-    return weight.array, weight.quant
+    assert weight.array is not None and b.site is not None
+    quant = weight.quant
+    if quant is None:
+        return weight.array, None
+    stored = quant.dtype == "int8" and quant.symmetric
+    if b.quantized and not stored:
+        raise NeedsFloat
+    if b.quantized or (stored and not b.site.quantized):
+        return weight.array, quant
+    return weight.real(), None
 
 
 def bias_tensor(b: Builder, site: Site, data: Operand, weight: Operand, count: int) -> int:

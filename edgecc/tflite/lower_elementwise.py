@@ -223,8 +223,9 @@ def cast(site: Site, b: Builder) -> None:
     if target.dtype == wanted:
         b.alias(source)
         return
+    result = b.output()
     types = {"inDataType": tensor_type(target.dtype), "outDataType": tensor_type(wanted)}
-    b.operator("CAST", [source], [b.output()], types)
+    b.operator("CAST", [source], [result], types)
 
 
 @lowers("Identity", "Dropout", int8=True)
