@@ -126,11 +126,14 @@ def _pointwise(name: str, channels: int, rank: int) -> onnx.TensorProto:
 
 
 def compiled(
-    original: onnx.ModelProto | ir.Model, io_layout: Any = "auto", passes: Sequence[str] = ()
+    original: onnx.ModelProto | ir.Model,
+    io_layout: Any = "auto",
+    passes: Sequence[str] = (),
+    check: bool = True,
 ) -> Artifact:
-    """Imported, rewritten by `passes`, lowered."""
+    """Imported, rewritten by `passes` (whose answers are compared if `check`), lowered."""
     loaded = original if isinstance(original, ir.Model) else load(original)
-    rewritten, _ = Pipeline([make_pass(name) for name in passes]).run(loaded)
+    rewritten, _ = Pipeline([make_pass(name) for name in passes]).run(loaded, PassContext(check=check))
     return lower(rewritten, precision="fp32", target="arm", io_layout=io_layout)
 
 
