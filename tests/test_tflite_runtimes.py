@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import venv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +18,14 @@ import test_lower_pool
 import test_lower_reduce
 import test_lower_resize
 import test_lower_shape
-from tflite_cases import Array, Case, compiled, feed, model, quantized
+from tflite_cases import Array, Case, assert_close, case, compiled, feed, ints, model, quantized
 
 from edgecc.artifact import Artifact
 from edgecc.importer import load
 from edgecc.runtime.litert import LiteRtRunner
 from edgecc.runtime.litert_ports import Bound
 from edgecc.runtime.ort import OrtRunner
+from edgecc.tflite.legality import BROADCAST_RANKS, TYPES
 from edgecc.tflite.lower import lower
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -208,3 +209,62 @@ def compare(
             if answer[output].shape != wanted.shape or gap > limit(wanted, port):  # type: ignore[operator]
                 wrong.append(f"{name}: {gap}")
     assert not wrong
+
+
+DEEP = (2, 1, 3, 2, 1, 2)  # six axes
+ONNX_NAMES = {
+    "ADD": "Add", "SUB": "Sub", "MUL": "Mul", "DIV": "Div", "POW": "Pow", "MAXIMUM": "Max", "MINIMUM": "Min",
+    "EQUAL": "Equal",
+    "GREATER": "Greater", "GREATER_EQUAL": "GreaterOrEqual", "LESS": "Less", "LESS_EQUAL": "LessOrEqual",
+    "LOGICAL_AND": "And",
+    "LOGICAL_OR": "Or",
+}  # fmt: skip
+
+
+def at_the_limits() -> Iterator[Case]:
+    """Cases of every type and of the highest ranks in edgecc/tflite/legality.py."""
+    for code, op in ONNX_NAMES.items():
+        for dtype in sorted(TYPES[code] & ORT_TYPES.get(op, TYPES[code])):
+            rank = BROADCAST_RANKS[code][dtype != "float32"]
+            shape = DEEP[-rank:]
+            yield case(op, shape, shape[-2:], dtype=dtype, low=1)
+            yield case(op, shape, (*shape[:-1], 1), dtype=dtype, low=1)
+            yield case(op, DEEP, DEEP, dtype=dtype, low=1)
+    moved = ["float32", "int32", "int64", "bool"]
+    for dtype in moved:
+        yield case("Transpose", DEEP, perm=[5, 0, 4, 2, 1, 3], dtype=dtype)
+        yield case("Concat", DEEP, DEEP, axis=2, dtype=dtype)
+        yield case("Slice", DEEP[1:], ints(2), ints(-9), ints(1), ints(-1), dtype=dtype)
+        yield case("Gather", DEEP, ints(1, 0), axis=5, dtype=dtype)
+        yield case("Tile", DEEP, ints(1, 2, 1, 1, 2, 1), dtype=dtype)
+        yield case("Expand", DEEP, ints(*DEEP[:4], 2, 2), dtype=dtype)
+    for dtype in moved[:3]:
+        yield case("Pad", DEEP[1:], ints(0, 0, 1, 0, 0, 0, 0, 0, 0, 1), dtype=dtype)
+        yield case("ReduceSum", DEEP, ints(2, 5), dtype=dtype)
+        yield case("ReduceMax", DEEP, ints(0, 3), dtype=dtype)
+    for dtype in ("float32", "int32"):
+        yield case("Split", DEEP, axis=0, num_outputs=2, outputs=2, dtype=dtype)
+    yield case("Softmax", DEEP)
+    yield case("MatMul", (2, 1, 2, 3, 4), (2, 2, 4, 2))
+    yield case("Pad", DEEP[1:], ints(0, 0, 1, 0, 0, 0, 0, 0, 0, 1), mode="reflect")
+
+
+ORT_TYPES = {
+    "Pow": frozenset({"float32", "int32"}),
+    **dict.fromkeys(["Add", "Max", "Min"], frozenset({"float32", "int32", "int64"})),
+}
+
+
+def test_limits_of_types_and_ranks(old_runtime: OldRuntime) -> None:
+    runs, wanted = {}, {}
+    for c in at_the_limits():
+        made = model(c)
+        feeds = feed(made, low=c.low)
+        runs[str(c)] = (compiled(made), feeds)
+        wanted[str(c)] = OrtRunner.from_bytes(made.SerializeToString(), optimize=False).run(feeds)
+    answers = old_runtime.run(runs)
+    for name, (artifact, feeds) in runs.items():
+        answer = answers[name]
+        assert not isinstance(answer, str), f"{name}: {answer}"
+        assert_close(LiteRtRunner(artifact.data).run(feeds), wanted[name])
+        assert_close(answer, wanted[name])
