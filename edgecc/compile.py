@@ -201,14 +201,17 @@ class _Compilation:
         if self.options.no_verify:
             return {}
         from edgecc.runtime.ort import OrtRunner
-        from edgecc.verify import class_outputs, compare_all, compare_layers, open_candidate
+        from edgecc.verify import class_outputs, compare_all, compare_layers, open_candidate, weigh_rounding
 
         threads = self.options.threads or 1  # the networks run side by side
         with self._stage("verify"):
             reference = OrtRunner.from_model(self.original, threads=threads)
             runners = {f: open_candidate(a, like=reference, threads=threads) for f, a in artifacts.items()}
             classes = class_outputs(self.original)
-            found = compare_all(reference, runners, self.eval_data, classes=classes)
+            found = {
+                form: weigh_rounding(f, self.precision, self.original, self.eval_data, threads=threads)
+                for form, f in compare_all(reference, runners, self.eval_data, classes=classes).items()
+            }
             if self.options.debug_quant:
                 for form, artifact in artifacts.items():
                     layers = compare_layers(

@@ -28,6 +28,9 @@ class OutputFidelity:
             classes.
         accuracy, reference_accuracy: share (0 to 1) of rows whose argmax is the label; None without labels.
         nonfinite: elements that are NaN or infinite where the reference is finite.
+        integers: whether it holds integers or booleans, which are equal or not.
+        rounding: the relative error (integers: share of elements) that float32 rounding alone makes in the
+            reference; measured only where a float32 artifact errs more than is allowed.
     """
 
     name: str
@@ -39,6 +42,8 @@ class OutputFidelity:
     accuracy: float | None = None
     reference_accuracy: float | None = None
     nonfinite: int = 0
+    integers: bool = False
+    rounding: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,7 @@ class Accumulator:
     max_error: float = 0.0
     max_reference: float = 0.0
     nonfinite: int = 0
+    integers: bool = False
     samples: int = 0
     rows: int = 0
     same: int = 0
@@ -157,6 +163,7 @@ class Accumulator:
         self.samples += 1
         self._errors(reference, answer)
         if reference.dtype.kind in "iub":
+            self.integers = True
             self.rows += reference.size
             self.same += int(np.count_nonzero(reference == answer))
         elif self.classes and reference.ndim:
@@ -214,4 +221,5 @@ class Accumulator:
             accuracy=self.right / self.labelled if self.labelled else None,
             reference_accuracy=self.reference_right / self.labelled if self.labelled else None,
             nonfinite=self.nonfinite,
+            integers=self.integers,
         )

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from edgecc import ir
 from edgecc.errors import FidelityError, UsageError
-from edgecc.fidelity import Fidelity
+from edgecc.fidelity import Fidelity, OutputFidelity
+from edgecc.rounding import SAFETY
 
+FLOAT32 = ("fp32", "float32")
+"""Names of the precision that must agree with the original."""
 FLOAT32_TOLERANCE = 1e-3
 """Largest relative error allowed to float32 artifacts (DESIGN §3)."""
+FLOAT32_SHARE = 1e-2
+"""Largest share of integers (of an ArgMax, say) that may differ: near ties fall either way."""
 
 _HEADS = frozenset({"Softmax", "LogSoftmax"})
 _LOGITS = frozenset({"Gemm", "MatMul"})
@@ -50,6 +55,22 @@ def _head(value: ir.Value) -> str:
     return ""
 
 
+def float32_excess(output: OutputFidelity) -> str:
+    """By how much an output of a float32 artifact errs more than is allowed; empty if it does not."""
+    if output.integers:
+        same = 1.0 if output.agreement is None else output.agreement
+        error, limit, of = 1 - same, FLOAT32_SHARE, "elements"
+    else:
+        error, limit, of = output.relative_error, FLOAT32_TOLERANCE, "range"
+    noise = output.rounding or 0.0
+    if error <= max(limit, SAFETY * noise):
+        return ""
+    allowed = f"allowed for float32: {limit:.0e}"
+    if noise:
+        allowed += f"; rounding alone moves the original by {noise:.1e}"
+    return f"output {output.name} differs by {error:.2e} of its {of}, {allowed}"
+
+
 def check_limits(
     fidelity: Fidelity,
     *,
@@ -81,11 +102,8 @@ def check_limits(
     missed = []
     if fidelity.nonfinite:
         missed.append(f"{fidelity.nonfinite} NaN or infinite values where the original is finite")
-    if precision in ("fp32", "float32"):
-        for o in fidelity.outputs:
-            if o.relative_error > FLOAT32_TOLERANCE:
-                measured = f"output {o.name} differs by {o.relative_error:.2e} of its range"
-                missed.append(f"{measured}, allowed for float32: {FLOAT32_TOLERANCE:.0e}")
+    if precision in FLOAT32:
+        missed += [why for o in fidelity.outputs if (why := float32_excess(o))]
     if min_agreement is not None and fidelity.agreement is not None and fidelity.agreement < min_agreement:
         missed.append(f"agreement is {fidelity.agreement:.2%}, at least {min_agreement:.2%} is asked for")
     if min_sqnr is not None and fidelity.sqnr_db < min_sqnr:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # An exact pass may differ from its input by this fraction of an output's largest magnitude: float32 rounding
 # of re-associated sums (10 to 30 times less on the networks measured in benchmarks/).
 EXACT_TOLERANCE = 1e-4
+# Of the integers that an output holds (an ArgMax), so many may differ: near ties fall either way.
+EXACT_SHARE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class Pipeline:
                 if feeds is None or reference is None:
                     feeds = _feeds(original, ctx)
                     reference = _answers(original, feeds)
-                error = self._error(step, model, feeds, reference, log)
+                error = self._error(step, model, original, feeds, reference, log)
             elif not step.exact:  # what follows is compared with the approximate network
                 original, reference = model.clone(), None
             log.records.append(
@@ -151,6 +153,7 @@ class Pipeline:
         self,
         step: Pass,
         model: ir.Model,
+        original: ir.Model,
         feeds: Mapping[str, ir.Array],
         reference: Mapping[str, ir.Array],
         log: PipelineLog,
@@ -162,12 +165,29 @@ class Pipeline:
             raise _defect(step, f"the graph that it left cannot be run: {error.message}", log) from error
         if set(answers) != set(reference):
             raise _defect(step, f"the outputs are now called {', '.join(answers)}", log)
-        found = max((relative_error(reference[name], got) for name, got in answers.items()), default=0.0)
-        if not found <= EXACT_TOLERANCE:
-            allowed = f"(allowed: {EXACT_TOLERANCE:.0e})"
-            cause = f"the exact pass changed the answers by {found:.2e} of their range {allowed}"
-            raise _defect(step, cause, log)
-        return found
+        errors = {name: relative_error(reference[name], got) for name, got in answers.items()}
+        excess = {name: error for name, error in errors.items() if not error <= _tolerance(reference[name])}
+        if excess:
+            self._excuse(step, excess, original, feeds, log)
+        return max(errors.values(), default=0.0)
+
+    def _excuse(
+        self,
+        step: Pass,
+        excess: Mapping[str, float],
+        original: ir.Model,
+        feeds: Mapping[str, ir.Array],
+        log: PipelineLog,
+    ) -> None:
+        """Raises PassError unless rounding alone moves the answers of the original as far."""
+        from edgecc.rounding import SAFETY, rounding_noise
+
+        noise = rounding_noise(original, [feeds])
+        for name, error in excess.items():
+            if not error <= SAFETY * noise.get(name, 0.0):
+                allowed = f"(allowed: {EXACT_TOLERANCE:.0e})"
+                cause = f"the exact pass changed the answers by {error:.2e} of their range {allowed}"
+                raise _defect(step, cause, log)
 
     def _apply(self, step: Pass, model: ir.Model, ctx: PassContext, log: PipelineLog) -> PassResult:
         try:
@@ -249,10 +269,19 @@ def _tidy(graph: ir.Graph) -> None:
             taken.add(node.name)
 
 
+def _tolerance(reference: ir.Array) -> float:
+    return EXACT_TOLERANCE if reference.dtype.kind == "f" else EXACT_SHARE
+
+
 def relative_error(reference: ir.Array, other: ir.Array) -> float:
-    """Largest difference as a fraction of the reference's largest magnitude; inf where shapes differ."""
+    """Largest difference as a fraction of the reference's largest magnitude; inf where shapes differ.
+
+    Of integers and booleans, which have no size: the share of elements that differ.
+    """
     if reference.shape != other.shape:
         return float("inf")
+    if reference.dtype.kind != "f":
+        return float(np.count_nonzero(reference != other)) / max(reference.size, 1)
     a, b = np.asarray(reference, np.float64), np.asarray(other, np.float64)
     if not np.array_equal(np.isfinite(a), np.isfinite(b)):
         return float("inf")

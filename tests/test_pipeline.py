@@ -11,10 +11,13 @@ import pytest
 
 import edgecc
 from edgecc import ir
+from edgecc.calibration.dataset import random_samples
 from edgecc.errors import PassError, UsageError
+from edgecc.importer import load
 from edgecc.passes.clean_up import CleanUp
 from edgecc.passes.fold_batchnorm import FoldBatchNorm
 from edgecc.pipeline import Pass, PassContext, PassResult, Pipeline, Refusal, relative_error, validate
+from edgecc.rounding import rounding_noise
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 Parse = Callable[..., onnx.ModelProto]
@@ -182,3 +185,37 @@ def test_passes_run_alone_on_data_in_every_form(form: str) -> None:
     assert log.records[1].rewritten > 5
     assert log.records[1].error is not None
     assert log.records[1].error < 1e-5
+
+
+def test_rounding_of_an_ill_conditioned_network_is_no_change_of_answers(parse: Parse) -> None:
+    """Only the far tail of a Sigmoid is left, which the runtime itself computes to few digits."""
+    text = """g (float[1,3,8,8] x) => (float[1,4,8,8] y) {
+        c = Conv<pads=[1,1,1,1]>(x, w)
+        b = BatchNormalization(c, scale, shift, mean, variance)
+        y = Sigmoid(b)
+    }"""
+    random = np.random.default_rng(0)
+    constants = {
+        "w": random.standard_normal((4, 3, 3, 3), np.float32),
+        "scale": np.full(4, 0.2, np.float32),
+        "shift": np.full(4, -18.0, np.float32),
+        "mean": np.zeros(4, np.float32),
+        "variance": np.full(4, 0.7, np.float32),
+    }
+    model = load(parse(text, constants=constants))
+    noise = rounding_noise(model, random_samples(model, 2, 0))
+    assert noise["y"] > 1e-4
+    _, log = Pipeline([FoldBatchNorm()]).run(model)
+    assert log.records[0].rewritten == 1
+
+
+def test_integers_are_compared_by_the_share_that_differs() -> None:
+    a = np.arange(1000)
+    b = a.copy()
+    b[:3] = 900
+    assert relative_error(a, b) == 0.003
+    assert relative_error(a > 3, a > 4) == 0.001
+
+
+def test_rounding_noise_of_a_sound_network_is_small(model: ir.Model) -> None:
+    assert max(rounding_noise(model, random_samples(model, 2, 0)).values()) < 1e-5

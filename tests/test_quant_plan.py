@@ -224,3 +224,55 @@ def test_int16_is_symmetric_and_int4_is_refused(model: ir.Model, statistics: Sta
 
 def test_one_scale_a_tensor(model: ir.Model, statistics: Statistics) -> None:
     assert make_plan(model, statistics, per_channel=False).tensors["w"].axis is None
+
+
+def units_of(parse: Any, text: str, runtime: str, **values: Any) -> tuple[list[str], dict[str, str]]:
+    model = load(parse(text, constants=values))
+    shape = tuple(d or 1 for d in ir.dims(model.graph.inputs[0]) or ())
+    plan = make_plan(model, collect(model, [{"x": np.ones(shape, np.float32)}]))
+    units, reasons = integer_units(model, runtime, plan)  # type: ignore[arg-type]
+    return [node.op_type for node in units], reasons
+
+
+@pytest.mark.parametrize("runtime", ["tflite", "onnx"])
+def test_what_moves_the_result_of_a_fused_activation_is_computed_in_integers(
+    parse: Any, runtime: str
+) -> None:
+    text = """g (float[1,2,8,8] x) => (float[1,2,4,4] y) {
+        c = Conv<pads=[1,1,1,1]>(x, w) r = Relu(c) m = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r) y = Erf(m) }"""
+    assert units_of(parse, text, runtime, w=constants()["w"])[0] == ["Conv", "MaxPool"]
+
+
+def test_wrong_or_missing_kernels_stay_float(parse: Any) -> None:
+    pool = """g (float[1,2,8,8] x) => (float[1,2,4,4] y) {
+        c = Conv<pads=[1,1,1,1]>(x, w)
+        y = AveragePool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1, count_include_pad=INCLUDED>(c) }"""
+    for included, want in ((1, ["Conv"]), (0, ["Conv", "AveragePool"])):
+        text = pool.replace("INCLUDED", str(included))
+        assert units_of(parse, text, "onnx", w=constants()["w"])[0] == want
+    grid = "g (float[1,3,4,4,2] x) => (float[1,3,4,4,2] y) { y = Mul(x, k) }"
+    units, reasons = units_of(parse, grid, "tflite", k=np.ones((4, 4, 2), np.float32))
+    assert not units
+    assert "at most 4 axes, here are 5" in next(iter(reasons.values()))
+    assert units_of(parse, grid.replace("Mul(x, k)", "Mul(x, x)"), "tflite")[0] == ["Mul"]
+
+
+def test_where_operands_cancel_the_step_is_not_finer_than_they_can_fill(parse: Any) -> None:
+    text = """g (float[1,3,8,8] x) => (float[1,3] y) {
+        m = GlobalAveragePool(x) c = Sub(x, m) g = GlobalAveragePool(c) y = Flatten(g) }"""
+    model = load(parse(text))
+    ranges = {"x": (-3.0, 3.0), "m": (-0.2, 0.2), "c": (-3.0, 3.0), "g": (-1e-8, 1e-8), "y": (-1e-8, 1e-8)}
+    for runtime in ("tflite", "onnx"):
+        tensors = make_plan(model, Statistics(ranges, 1)).for_runtime(runtime, model).tensors  # type: ignore[arg-type]
+        read = tensors["c"].scale if "c" in tensors else tensors["x"].scale
+        assert tensors["g"] == tensors["y"]
+        assert read[0] / 64 / tensors["g"].scale[0] <= 128 * 1.01
+
+
+def test_values_without_elements_have_a_range(parse: Any) -> None:
+    text = "g (float[N,3,1] x) => (float[N,3,1] y) { e = Slice(x, a, b, c) z = Mul(e, k) y = Concat<axis=1>(z, x) }"
+    values = {"a": [3], "b": [5], "c": [1], "k": np.ones(1, np.float32)}
+    model = load(parse(text, constants={n: np.asarray(v) for n, v in values.items()}))
+    found = collect(model, [{"x": np.ones((1, 3, 1), np.float32)}])
+    assert found.ranges["z"] == (0.0, 0.0)
+    make_plan(model, found)

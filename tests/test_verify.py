@@ -299,3 +299,20 @@ def test_a_file_of_another_converter_on_labelled_data(shared: Path) -> None:
     assert found.agreement > 0.9
     assert found.accuracy is not None
     assert found.accuracy > 0.8
+
+
+def test_what_rounding_alone_does_is_allowed_to_float_files() -> None:
+    tail = OutputFidelity("y", 60.0, 1.0, 1e-8, 2e-3)
+    for output, sound in (
+        (tail, False),
+        (replace(tail, rounding=1e-6), False),
+        (replace(tail, rounding=1e-3), True),
+        (replace(tail, integers=True, agreement=0.995), True),
+        (replace(tail, integers=True, agreement=0.98), False),
+    ):
+        fidelity = Fidelity((output,), 1, "data")
+        if sound:
+            check_limits(fidelity, precision="fp32")
+        else:
+            with pytest.raises(FidelityError, match="allowed for float32"):
+                check_limits(fidelity, precision="fp32")

@@ -123,7 +123,7 @@ def observed_values(model: ir.Model) -> list[ir.Value]:
     for node in model.graph:
         if not _follows(node):
             values += [out for out in node.outputs if out not in replaced]
-    return [v for v in values if v.dtype == ir.DataType.FLOAT]
+    return [v for v in values if v.dtype == ir.DataType.FLOAT and 0 not in (ir.dims(v) or ())]
 
 
 def _answers(model: ir.Model) -> set[str]:
@@ -151,6 +151,9 @@ def _complete(model: ir.Model, seen: dict[str, Range]) -> dict[str, Range]:
     """Adds the ranges that follow from others."""
     ranges = dict(seen)
     for node in model.graph:
+        for out in node.outputs:
+            if 0 in (ir.dims(out) or ()):  # without elements there is nothing to observe
+                ranges[str(out.name)] = (0.0, 0.0)
         if not _follows(node):
             continue
         if node.op_type in _BOUNDED:

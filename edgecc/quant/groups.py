@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from edgecc import ir
@@ -77,7 +78,50 @@ def activation_params(
             given = [covered[n] for n in group if n not in derived] or [covered[n] for n in group]
             params = from_range(min(r[0] for r in given), max(r[1] for r in given), dtype)
         result.update(dict.fromkeys(group, params))
+    _widen(units, result, groups, demanded)
     return result
+
+
+def _widen(
+    units: Mapping[ir.Node, Column],
+    params: dict[str, QuantParams],
+    groups: _Groups,
+    demanded: Mapping[str, QuantParams],
+) -> None:
+    """Gives results whose step says nothing a wider one, in place.
+
+    Where operands cancel (the mean of centred values) the range that was observed is rounding noise, and the
+    kernels stop or overflow: MLAS refuses a mean of n values from s_in / (256 n) down.
+    """
+    members = groups.members()
+    for node in units:
+        finest = _finest_step(node, params)
+        for name in (str(out.name) for out in unit_outputs(node)) if finest else ():
+            group = members[groups.root(name)]
+            given = params[name]
+            if float(given.scale[0]) >= finest or any(n in demanded for n in group):
+                continue
+            low, high = given.limits
+            zero = int(given.zero_point[0])
+            wide = from_range((low - zero) * finest, (high - zero) * finest, given.dtype)
+            params.update(dict.fromkeys(group, wide))
+
+
+def _finest_step(node: ir.Node, params: Mapping[str, QuantParams]) -> float:
+    """The smallest step of a result that its operands' steps can fill; 0 where any can."""
+    if node.op_type not in _CANCELLING:
+        return 0.0
+    steps = [float(params[str(v.name)].scale[0]) for i in rules.data_inputs(node) if (v := node.inputs[i])]
+    count = 1.0
+    if _CANCELLING[node.op_type]:
+        sizes = [ir.dims(v) or () for v in (node.inputs[0], node.outputs[0]) if v is not None]
+        count = math.prod(d or 1 for d in sizes[0]) / max(math.prod(d or 1 for d in sizes[1]), 1)
+    return max(steps, default=0.0) / (_FINER * max(count, 1.0))
+
+
+# Operators that may cancel, and whether they divide by the number of what they sum.
+_CANCELLING = {"GlobalAveragePool": True, "ReduceMean": True, "ReduceSum": False, "Add": False, "Sub": False}
+_FINER = 128.0  # a step this much finer than the operands' holds nothing but rounding
 
 
 def _join(groups: _Groups, joins: Iterable[tuple[str, str]], demanded: Mapping[str, QuantParams]) -> None:

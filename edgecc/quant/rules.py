@@ -118,6 +118,21 @@ def _pad_zero(node: ir.Node) -> str | None:
     return None
 
 
+def _counts_beyond_padding(node: ir.Node) -> str | None:
+    if ir.attribute(node, "ceil_mode", 0) and ir.attribute(node, "count_include_pad", 0):
+        return "ONNX Runtime's integer kernel divides by what lies beyond the padding, too (ceil_mode)"
+    return None
+
+
+def _broadcast_rank(node: ir.Node) -> str | None:
+    """TFLite's int8 MUL aborts beyond 4 axes where the operands have different shapes."""
+    shapes = {ir.dims(value) for value in node.inputs if value is not None}
+    rank = max((len(shape) for shape in shapes if shape is not None), default=0)
+    if len(shapes) > 1 and rank > 4:
+        return f"TFLite multiplies integers of different shapes along at most 4 axes, here are {rank}"
+    return None
+
+
 OWN, SAME = Column("own"), Column("same")
 _SIGMOID = {"int8": (1 / 256, -128), "uint8": (1 / 256, 0), "int16": (2.0**-15, 0)}
 _TANH = {"int8": (1 / 128, 0), "uint8": (1 / 128, 128), "int16": (2.0**-15, 0)}
@@ -133,7 +148,7 @@ RULES: Mapping[str, Rule] = {
     "MatMul": Rule(Column("own", unless=_matmul), Column("own", unless=_matmul), data=None, weight=1),
     # arithmetic
     "Add": Rule(OWN, OWN, data=None),
-    "Mul": Rule(OWN, OWN, data=None),
+    "Mul": Rule(Column("own", unless=_broadcast_rank), OWN, data=None),
     "Sub": Rule(OWN, None, data=None),
     "Max": Rule(SAME, None, data=None, hull=True),
     "Min": Rule(SAME, None, data=None, hull=True),
@@ -158,7 +173,7 @@ RULES: Mapping[str, Rule] = {
     # pooling and reductions
     "MaxPool": _MOVE,
     "GlobalMaxPool": Rule(SAME, None, hull=True),
-    "AveragePool": Rule(SAME, OWN),
+    "AveragePool": Rule(SAME, Column("own", unless=_counts_beyond_padding)),
     "GlobalAveragePool": Rule(OWN, OWN),  # TFLite: MEAN, which has its own output scale
     "ReduceMean": Rule(OWN, Column("own", unless=_spatial_mean)),
     "ReduceSum": Rule(OWN, None),

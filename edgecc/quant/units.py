@@ -24,7 +24,7 @@ def integer_units(
     units: dict[ir.Node, Column] = {}
     reasons: dict[str, str] = {}
     axes: dict[str, int | None] = {}
-    fused: set[ir.Node] = set()
+    fused: dict[ir.Node, ir.Node] = {}
     for node in model.graph:
         if node in fused:
             continue
@@ -37,8 +37,8 @@ def integer_units(
         units[node] = found
         after = rules.fused_activation(node)
         if after is not None:
-            fused.add(after)
-    for node in _idle(units):
+            fused[after] = node
+    for node in _idle(units, fused):
         reasons[ir.label(node)] = "it only moves values between float operators"
         del units[node]
     return units, reasons
@@ -65,8 +65,11 @@ def unit_outputs(node: ir.Node) -> tuple[ir.Value, ...]:
     return tuple(after.outputs if after is not None else node.outputs)
 
 
-def _idle(units: Mapping[ir.Node, Column]) -> list[ir.Node]:
-    """Moving nodes in connected groups of moving nodes that touch no computing unit."""
+def _idle(units: Mapping[ir.Node, Column], fused: Mapping[ir.Node, ir.Node]) -> list[ir.Node]:
+    """Moving nodes in connected groups of moving nodes that touch no computing unit.
+
+    `fused`: the unit that computes an activation, by the activation's node.
+    """
     moving = [n for n in units if rules.RULES[n.op_type].hull]
     idle = []
     seen: set[ir.Node] = set()
@@ -78,7 +81,8 @@ def _idle(units: Mapping[ir.Node, Column]) -> list[ir.Node]:
         while queue:
             node = queue.pop()
             group.append(node)
-            for other in _neighbours(node):
+            for neighbour in _neighbours(node):
+                other = fused.get(neighbour, neighbour)
                 if other not in units:
                     continue
                 if not rules.RULES[other.op_type].hull:
