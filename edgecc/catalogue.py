@@ -25,7 +25,7 @@ def targets() -> dict[str, str]:
 
 def target_page(name: str) -> dict[str, Any]:
     """Everything that is known about a target."""
-    page: dict[str, Any] = msgspec.to_builtins(target(name))
+    page: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(target(name)))  # lists, no tuples
     return page
 
 
@@ -62,6 +62,8 @@ def page_lines(page: dict[str, Any]) -> list[str]:
     """A page as lines of text, nested tables indented."""
     lines = []
     for key, value in page.items():
+        if value is None:
+            continue
         if isinstance(value, dict):
             lines.append(f"{key}:")
             lines += [f"  {k}: {_inline(v)}" for k, v in value.items()] or ["  none"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -92,11 +93,10 @@ def _serving(model: ir.Model, name: str, form: str) -> Serving:
 
             artifact = lower(lowered, precision="fp32", target=name)
         else:
-            from edgecc.onnxrt.export import export
-
-            artifact = export(lowered, precision="fp32", target=name)
+            operators = Counter(node.op_type for node in lowered.graph)
+            return Serving(name, form, dict(operators.most_common()), ())
     except UnsupportedError as error:
-        return Serving(name, form, {}, error.findings)
+        return Serving(name, form, {}, error.findings or (Finding("all", "-", error.message),))
     return Serving(name, form, artifact.notes.get("operators", {}), ())
 
 

@@ -84,7 +84,8 @@ def check_sense(options: CompileOptions, found: str) -> None:
         *((name, has_data, _DATA) for name in ("labels", "mean", "std")),
     )
     for name, sensible, reason in rules:
-        if getattr(options, name) not in (None, False) and not sensible:
+        given = getattr(options, name)  # perhaps an array, which `in` would compare
+        if given is not None and given is not False and not sensible:
             raise UsageError(f"this {reason}", node=f"--{flag(name)}")
     if options.io_dtype != "float32" and found not in QUANTIZED:
         raise UsageError(

@@ -237,6 +237,16 @@ def test_bytes_of_images_are_warned_about_unless_normalised() -> None:
     assert "--mean" in open_dataset(data, ONE).warnings[0]
     assert not open_dataset(data, ONE, mean=127, std=128).warnings
     assert not open_dataset(data / 255, ONE).warnings
+    resized = np.random.default_rng(0).random((2, 3, 4, 5)) * 255
+    assert "--mean" in open_dataset(resized, ONE).warnings[0]
+    assert not open_dataset(resized - 100, ONE).warnings
+
+
+def test_tensorflow_wraps_the_function_in_an_object() -> None:
+    wrapped = type(
+        "RepresentativeDataset", (), {"input_gen": staticmethod(lambda: ([row] for row in DATA))}
+    )()
+    assert len(list(open_dataset(wrapped, ONE))) == len(DATA)
 
 
 def test_random_samples_are_seeded(parse: Any) -> None:

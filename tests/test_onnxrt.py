@@ -173,6 +173,18 @@ def test_int16_is_refused(parse: Any) -> None:
         export(model, precision="int16x8", target="arm")
 
 
+def test_a_file_over_the_limit_of_protobuf_is_refused_before_it_is_made(
+    parse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(
+        parse("g (float[1,6] x) => (float[1,5] y) { y = MatMul(x, v) }", constants={"v": CONSTANTS["v"]})
+    )
+    monkeypatch.setattr("edgecc.onnxrt.export._PROTOBUF_LIMIT", 100)
+    with pytest.raises(UnsupportedError, match="120 bytes of weights") as caught:
+        export(model, precision="fp32", target="arm")
+    assert caught.value.exit_code == 3
+
+
 def test_float_network_is_exported_as_it_is(parse: Any) -> None:
     model = load(parse("g (float[n,3] x) => (float[n,3] y) { y = Tanh(x) }"))
     artifact = export(model, precision="fp32", target="arm")

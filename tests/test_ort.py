@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
-from edgecc import importer
+from edgecc import importer, ir
 from edgecc.errors import ModelError, UsageError
 from edgecc.runtime import TensorSpec
-from edgecc.runtime.ort import OrtRunner
+from edgecc.runtime.ort import OrtRunner, _serialize
 
 Parse = Callable[..., onnx.ModelProto]
 F = np.float32
@@ -100,6 +100,26 @@ def test_weights_of_any_type(parse: Parse, dtype: Any) -> None:
     proto.graph.initializer.append(onnx.helper.make_tensor("w", kind, [2048], weights.tobytes(), raw=True))
     answer = OrtRunner.from_model(importer.load(proto)).run({"x": np.zeros(1, F)})["y"]
     np.testing.assert_array_equal(answer, weights.astype(F))
+
+
+def test_weights_lie_beside_the_protobuf_whose_size_has_a_limit(tmp_path: Path) -> None:
+    weight = np.ones((64, 64), F)
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1,64] x) => (float[1,64] y) { y = MatMul(x, w) }'
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    model = importer.load(tmp_path / "m.onnx")
+    value = model.graph.initializers["w"]
+    assert value.const_value is not None
+    mapped = (
+        value.const_value.numpy()
+    )  # its byte order is spelt out, so numpy does not call its type built-in
+    assert mapped.dtype.isbuiltin == 0
+    value.const_value = ir.Tensor(mapped, name="w")
+    assert set(_serialize(model, ()).beside) == {"w"}
+    got = OrtRunner.from_model(model).run({"x": np.ones((1, 64), F)})["y"]
+    np.testing.assert_array_equal(got, np.full((1, 64), 64, F))
 
 
 def test_a_later_version_of_the_file_format_is_no_obstacle(proto: onnx.ModelProto, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import edgecc
@@ -20,6 +21,22 @@ NEW = {"a.tflite": b"new a", "b.onnx": b"new b", output.MANIFEST: b"new manifest
 
 def read(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_labels_in_memory_turn_agreement_into_accuracy(tmp_path: Path) -> None:
+    data = np.load(MODELS / "digits_mlp_test.npz")
+    words = {
+        "eval_data": data["pixels"],
+        "labels": data["labels"],
+        "no_profile": True,
+        "output": tmp_path / "o",
+    }
+    result = edgecc.compile(MLP, format="onnx", precision="fp32", **words)
+    assert result.fidelity is not None
+    assert result.fidelity.accuracy == result.fidelity.reference_accuracy
+    assert result.fidelity.accuracy is not None
+    with pytest.raises(UsageError, match="labels for"):
+        edgecc.compile(MLP, **{**words, "labels": data["labels"][:3]})
 
 
 def test_publish_makes_the_folder_and_leaves_no_trace(tmp_path: Path) -> None:

@@ -179,6 +179,18 @@ def test_equal_layers_are_no_points_and_labels_are_escaped(report: Report) -> No
     assert "Conv &lt;b&gt;" in figures(report)["kernels0"]["data"][0]["y"]
 
 
+def test_layers_of_all_artifacts_share_their_places(report: Report) -> None:
+    first = report.artifacts[0]
+
+    def with_layers(*names: str) -> ArtifactFacts:
+        layers = tuple(LayerFidelity(name, "Conv", 20.0, 0.1, 0.01) for name in names)
+        return replace(first, fidelity=Fidelity((), 1, "d.npz", layers))
+
+    both = replace(report, artifacts=(with_layers("a", "c", "d"), with_layers("a", "b", "c", "e")))
+    found = figures(both)["layers"]["data"]
+    assert [trace["x"] for trace in found] == [[0, 2, 3], [0, 1, 2, 4]]
+
+
 def test_embedded_json_cannot_end_a_script() -> None:
     text = embedded({"a": "</script><!-- &"})
     assert not set("<>&") & set(text)

@@ -162,6 +162,8 @@ def _source(data: Any, inputs: Sequence[TensorSpec]) -> forms.Source:
         return _source_of_function(data, inputs)
     if isinstance(data, (str, Path)):
         return forms.open_path(Path(data), inputs)
+    if callable(getattr(data, "input_gen", None)):  # tf.lite.RepresentativeDataset keeps the function so
+        data = data.input_gen
     if isinstance(data, np.ndarray):
         return forms.open_arrays({fit.only(inputs).name: data}, inputs, "an array")
     if callable(getattr(data, "get_next", None)):

@@ -150,13 +150,17 @@ def normalisation(
 
 
 def looks_unscaled(array: ir.Array, spec: TensorSpec) -> str | None:
-    """A warning if floats look like an image file's bytes. Guessed: whole numbers in 0..255, some past 64."""
+    """A warning if floats look like an image file's bytes.
+
+    Guessed: 0..255, some past 64; whole numbers, or resized images of 1, 3 or 4 channels, which are not whole.
+    """
     if not is_float(spec) or array.ndim < 3 or array.min() < 0 or not 64 < array.max() <= 255:
         return None
-    if not np.array_equal(array, np.rint(array)):
+    whole = np.array_equal(array, np.rint(array))
+    if not whole and not (array.ndim == 4 and {array.shape[1], array.shape[3]} & {1, 3, 4}):
         return None
     return (
-        f"input {spec.name!r} gets whole numbers from {array.min():g} to {array.max():g}, as image files do;"
+        f"input {spec.name!r} gets numbers from {array.min():g} to {array.max():g}, as image files hold;"
         " if the network was trained on normalised values, give --mean and --std or normalise the arrays"
     )
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # ONNX Runtime 1.18, the oldest that is served, knows the file format up to IR version 10 (opset 21).
 _IR_VERSION = 10
 _PROTOBUF_LIMIT = 2**31 - 1
+# Room for nodes and names beside the weights. A guess, far above what real graphs take.
+_MARGIN = 2**24
 
 
 def export(model: ir.Model, *, precision: str, target: Target | str) -> Artifact:
@@ -47,13 +49,8 @@ def export(model: ir.Model, *, precision: str, target: Target | str) -> Artifact
         if rewrite is not None and node.domain in ("", "ai.onnx"):
             rewrite(copy.graph, node)
     _strip(copy)
-    proto = ir.serde.serialize_model(copy)
-    if proto.ByteSize() > _PROTOBUF_LIMIT:
-        raise UnsupportedError(
-            f"the file would take {proto.ByteSize():,} bytes, more than protobuf's 2 GB",
-            remedy="choose a narrower --precision",
-        )
-    data = proto.SerializeToString(deterministic=True)
+    _check_size(copy)
+    data = ir.serde.serialize_model(copy).SerializeToString(deterministic=True)
     return Artifact(
         data,
         "onnx",
@@ -63,6 +60,16 @@ def export(model: ir.Model, *, precision: str, target: Target | str) -> Artifact
         tuple(_port(v) for v in copy.graph.outputs),
         notes=read_back(data).notes() if precision == "int8" else {"operators": _histogram(copy.graph)},
     )
+
+
+def _check_size(model: ir.Model) -> None:
+    tensors = (v.const_value for graph in model.graphs() for v in graph.initializers.values())
+    size = sum(t.nbytes for t in tensors if t is not None)
+    if size + _MARGIN > _PROTOBUF_LIMIT:  # protobuf itself fails only after it has copied everything
+        raise UnsupportedError(
+            f"the file would hold {size:,} bytes of weights, and protobuf ends at 2 GB",
+            remedy="choose a narrower --precision",
+        )
 
 
 def _histogram(graph: ir.Graph) -> dict[str, int]:

@@ -76,6 +76,7 @@ def figures(report: Report) -> dict[str, Figure]:
 
 def layer_figure(artifacts: Sequence[ArtifactFacts]) -> Figure | None:
     """SQNR of each intermediate value in graph order, a line an artifact; None where nothing was measured."""
+    place = _places(artifacts)
     traces = []
     for colour, artifact in zip(_COLOURS, artifacts, strict=False):
         layers = artifact.fidelity.layers if artifact.fidelity is not None else ()
@@ -89,7 +90,7 @@ def layer_figure(artifacts: Sequence[ArtifactFacts]) -> Figure | None:
                 "type": "scatter",
                 "mode": "lines+markers",
                 "name": artifact.label,
-                "x": list(range(len(layers))),
+                "x": [place[x.name] for x in layers],
                 "y": levels,
                 "text": names,
                 "hovertemplate": "%{text}<br>%{y:.1f} dB",
@@ -107,6 +108,21 @@ def layer_figure(artifacts: Sequence[ArtifactFacts]) -> Figure | None:
             "yaxis": {"title": {"text": "SQNR, dB (more is better)"}},
         },
     }
+
+
+def _places(artifacts: Sequence[ArtifactFacts]) -> dict[str, int]:
+    """One abscissa a value in all lines: the order of the graph, which each artifact's layers are a part of."""
+    orders = [[x.name for x in a.fidelity.layers] for a in artifacts if a.fidelity is not None]
+    merged: list[str] = []
+    for order in sorted(orders, key=len, reverse=True):
+        at = 0
+        for name in order:
+            if name in merged:
+                at = merged.index(name) + 1
+            else:
+                merged.insert(at, name)
+                at += 1
+    return {name: position for position, name in enumerate(merged)}
 
 
 def operator_figure(profile: Profile, colours: Mapping[str, str]) -> Figure:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecc import ir
+from edgecc.analysis.cost import total_parameters
 from edgecc.artifact import Artifact, Port
 from edgecc.fidelity import Fidelity
 from edgecc.pipeline import PassRecord
@@ -31,7 +32,7 @@ class ModelFacts:
         sha256: of the file, in hexadecimal.
         size_bytes: of the file with its external data; None where there was no file.
         operators: how many nodes of each type.
-        parameters: elements of all constants.
+        parameters: elements of all floating-point constants.
         macs: multiply-accumulates of one inference; None where not counted.
         inputs, outputs: name and shape, "?" for a symbolic dimension.
     """
@@ -146,13 +147,12 @@ def model_facts(
     operators: dict[str, int] = {}
     for node in model.graph.all_nodes():
         operators[node.op_type] = operators.get(node.op_type, 0) + 1
-    sizes = (math.prod(d or 0 for d in ir.dims(v) or (0,)) for v in model.graph.initializers.values())
     return ModelFacts(
         name=name,
         sha256=sha256,
         size_bytes=size_bytes,
         operators=_by_count(operators),
-        parameters=sum(sizes),
+        parameters=total_parameters(model),
         macs=macs,
         inputs={str(v.name): _shape(v) for v in model.graph.inputs if v.name not in model.graph.initializers},
         outputs={str(v.name): _shape(v) for v in model.graph.outputs},
