@@ -177,7 +177,9 @@ def check(c: Case, *, layouts: Sequence[str] = LAYOUTS, passes: Sequence[str] = 
         feeds = feed(made, low=c.low)
         wanted = OrtRunner.from_bytes(made.SerializeToString(), optimize=False).run(feeds)
         for io_layout in layouts:
-            got = LiteRtRunner(compiled(made, io_layout, passes).data, threads=1).run(feeds)
+            artifact = compiled(made, io_layout, passes)
+            assert len(artifact.notes["transposes"]) == artifact.notes["operators"].get("TRANSPOSE", 0)
+            got = LiteRtRunner(artifact.data, threads=1).run(feeds)
             assert_close(got, wanted, tolerance)
 
 

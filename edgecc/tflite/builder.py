@@ -75,7 +75,7 @@ class Builder:
         self.graph = Graph()
         self.sites = sites
         self.layout = layout
-        self.transpositions: list[Transposition] = []
+        self._transpositions: dict[int, Transposition] = {}
         self.site: Site | None = None
         self.quantized = False
         self.scale: QuantParams | None = None
@@ -256,10 +256,8 @@ class Builder:
             if moves_nothing(shape, stored, wanted) and (not tensor.batched or wanted[0] == stored[0] == 0):
                 self.reshape(index, copy)
             else:
-                self.operator("TRANSPOSE", [index, self.ints(perm)], [copy])
-                size = int(np.prod(shape)) * itemsize(tensor.dtype)
                 reason = f"{self._site_name()} needs {value.name} in another order than its maker leaves it"
-                self.transpositions.append(Transposition(str(value.name), size, reason))
+                self.transpose(index, copy, perm, str(value.name), reason)
             self._copies[key] = copy
         return self._copies[key]
 
@@ -395,6 +393,19 @@ class Builder:
         return self.operator(
             "RESHAPE", [source, self.ints(shape)], [target], {"newShape": np.asarray(shape, np.int32)}
         )
+
+    def transpose(self, source: int, target: int, perm: Sequence[int], value: str, reason: str) -> int:
+        """TRANSPOSE: axis i of `target` is axis perm[i] of `source`; recorded as one that remains, with its reason."""
+        tensor = self.graph.tensors[source]
+        size = int(np.prod(tensor.shape)) * itemsize(tensor.dtype)
+        self._transpositions[target] = Transposition(value, size, reason)
+        return self.operator("TRANSPOSE", [source, self.ints(perm)], [target])
+
+    @property
+    def transpositions(self) -> list[Transposition]:
+        """Those of the operators that the graph has now."""
+        made = [op.outputs[0] for op in self.graph.operators if op.code == "TRANSPOSE"]
+        return [self._transpositions[index] for index in made if index in self._transpositions]
 
     def _site_name(self) -> str:
         return self.at if self.site is None else str(self.site.outputs[0].value.name)

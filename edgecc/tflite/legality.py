@@ -53,6 +53,13 @@ TYPES: dict[str, frozenset[str]] = {
     "PADV2": _MOVED,
     "MIRROR_PAD": _MOVED,
     "GATHER": _ANY,
+    "ARG_MAX": frozenset({"float32", "int32", "int8", "uint8"}),
+    "ARG_MIN": frozenset({"float32", "int32", "int8", "uint8"}),
+    "TOPK_V2": frozenset({"float32", "int32", "int64", "int8", "uint8"}),
+    "SCATTER_ND": frozenset({"int32"}),  # the type of its indices
+    "CUMSUM": _NUMBERS,
+    "FLOOR_MOD": _NUMBERS,
+    "NOT_EQUAL": _NUMBERS | {"bool"},
     "TILE": _ANY - {"int16"},
     "BROADCAST_TO": _ANY,
     "TRANSPOSE": _ANY,

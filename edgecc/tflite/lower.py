@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from edgecc.tflite import LOWERINGS, Lowering
 from edgecc.tflite.builder import Builder, NeedsFloat, NotMade, Transposition, Unservable, is_batched
 from edgecc.tflite.versions import NOT_IN_2_14
 
-_FAMILIES = ("conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize")
+_FAMILIES = (
+    "conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize", "index", "scan",
+)  # fmt: skip
 
 IoLayout = Literal["auto", "onnx", "nhwc"]
 IoDtype = Literal["float32", "int8", "uint8"]
@@ -80,8 +82,14 @@ def lower(
     graph = builder.graph
     graph.inputs, graph.input_names = [i for i, _ in inputs], [p.name for _, p in inputs]
     graph.outputs, graph.output_names = [i for i, _ in outputs], [p.name for _, p in outputs]
-    _drop_unread(builder)
-    return _artifact(builder, [p for _, p in inputs], [p for _, p in outputs], precision, target, islands)
+    notes = {
+        "transposes": [asdict(t) for t in _drop_unread(builder)],
+        "float_islands": [
+            {"node": s.name, "op_type": s.op_type, "reason": "TFLite has no int8 kernel for it"}
+            for s in islands
+        ],
+    }
+    return _artifact(builder, [p for _, p in inputs], [p for _, p in outputs], precision, target, notes)
 
 
 def _lower_site(b: Builder, site: Site, table: dict[str, Lowering]) -> bool:
@@ -187,8 +195,12 @@ def _port(b: Builder, name: str, index: int, value: ir.Value, order: tuple[int, 
     )
 
 
-def _drop_unread(b: Builder) -> None:
-    """Removes operators whose results nobody reads and renumbers the tensors that are left."""
+def _drop_unread(b: Builder) -> list[Transposition]:
+    """Removes operators whose results nobody reads and renumbers the tensors that are left.
+
+    Returns:
+        The transposes that remain.
+    """
     graph = b.graph
     alive = set(graph.outputs)
     kept = []
@@ -197,6 +209,7 @@ def _drop_unread(b: Builder) -> None:
             kept.append(op)
             alive.update(i for i in op.inputs if i >= 0)
     graph.operators = kept[::-1]
+    remaining = b.transpositions
     used = alive | set(graph.inputs) | {i for op in graph.operators for i in op.outputs}
     order = [i for i in range(len(graph.tensors)) if i in used]
     number = {old: new for new, old in enumerate(order)} | {-1: -1}
@@ -204,10 +217,11 @@ def _drop_unread(b: Builder) -> None:
     for op in graph.operators:
         op.inputs, op.outputs = tuple(number[i] for i in op.inputs), tuple(number[i] for i in op.outputs)
     graph.inputs, graph.outputs = [number[i] for i in graph.inputs], [number[i] for i in graph.outputs]
+    return remaining
 
 
 def _artifact(
-    b: Builder, inputs: list[Port], outputs: list[Port], precision: str, target: str, islands: list[Site]
+    b: Builder, inputs: list[Port], outputs: list[Port], precision: str, target: str, notes: dict[str, Any]
 ) -> Artifact:
     from edgecc.tflite.writer import write
 
@@ -225,17 +239,11 @@ def _artifact(
         "layouts": {name: order for name, order in sorted(layouts.items()) if name in names},
     }
     data = write(b.graph, description=f"edgecc {__version__}, {precision} for {target}", metadata=metadata)
+    newer = {(op.code, op.version) for op in b.graph.operators} & NOT_IN_2_14
     notes = {
         "operators": b.graph.histogram(),
-        "transposes": [asdict(t) for t in b.transpositions],
-        "not_in_tflite_runtime_2_14": sorted(
-            f"{code} version {version}"
-            for code, version in {(op.code, op.version) for op in b.graph.operators} & NOT_IN_2_14
-        ),
-        "float_islands": [
-            {"node": s.name, "op_type": s.op_type, "reason": "TFLite has no int8 kernel for it"}
-            for s in islands
-        ],
+        "not_in_tflite_runtime_2_14": sorted(f"{code} version {version}" for code, version in newer),
+        **notes,
     }
     return Artifact(data, "tflite", precision, target, tuple(inputs), tuple(outputs), notes)
 

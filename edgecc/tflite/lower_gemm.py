@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgecc import ir
@@ -114,4 +116,12 @@ def matmul(site: Site, b: Builder) -> None:
         return
     if b.quantized and any(o.quant is not None and o.quant.axis is not None for o in (left, right)):
         raise NeedsFloat
-    b.emit("BATCH_MATMUL", [b.read(left), b.read(right)], {"adjX": False, "adjY": False})
+    sources = [b.read(_whole(o)) for o in (left, right)]
+    b.emit("BATCH_MATMUL", sources, {"adjX": False, "adjY": False})
+
+
+def _whole(operand: Operand) -> Operand:
+    """A constant of float16 as float32: XNNPACK's BATCH_MATMUL cannot be set up behind a DEQUANTIZE."""
+    if operand.array is None or operand.array.dtype != np.float16:
+        return operand
+    return replace(operand, array=operand.real())

@@ -82,4 +82,5 @@ def _along_last_axis(site: Site, b: Builder, code: str, options: dict[str, objec
     facts = b.graph.tensors[target]
     along = b.temporary(source, "along", quant=facts.quant, dtype=facts.dtype)
     b.operator(code, [source], [along], options)
-    b.operator("TRANSPOSE", [along, b.ints([last.index(a) for a in order])], [target])
+    reason = f"{site.name} works along the last axis only"
+    b.transpose(along, target, [last.index(a) for a in order], str(site.outputs[0].value.name), reason)

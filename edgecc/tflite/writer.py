@@ -43,6 +43,8 @@ _OPTIONS = {
     "PADV2": "PadV2Options",
     "GELU": "GeluOptions",
     "CONV_3D": "Conv3DOptions",
+    "TOPK_V2": "TopKV2Options",
+    "NON_MAX_SUPPRESSION_V4": "NonMaxSuppressionV4Options",
 }
 
 
