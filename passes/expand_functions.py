@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import onnx
-from onnx.defs import OpSchema
 
 from edgecc import ir, opset
 from edgecc.analysis import shapes
@@ -84,12 +83,12 @@ def _definition(node: ir.Node, version: int) -> onnx.FunctionProto | None:
     return onnx.FunctionProto.FromString(data) if data else None
 
 
-def _fixed(schema: OpSchema, version: int) -> bytes:
+def _fixed(schema: Any, version: int) -> bytes:
     written = [v for v in schema.function_opset_versions if v <= version]
     return bytes(schema.get_function_with_opset_version(max(written))) if written else b""
 
 
-def _dependent(schema: OpSchema, node: ir.Node, version: int) -> bytes:
+def _dependent(schema: Any, node: ir.Node, version: int) -> bytes:
     """A definition that depends on attributes and on which inputs are there; empty where the builder declines."""
     written = [v for v in schema.context_dependent_function_opset_versions if v <= version]
     if not written or any(v is not None and v.dtype is None for v in node.inputs):
