@@ -18,7 +18,7 @@ from edgecc.errors import ModelError
 
 # The opset of the canonical form, and those that can be read. Newer ones have operators no lowering knows.
 CANONICAL = 21
-OLDEST, NEWEST = 7, 26
+OLDEST, NEWEST = 7, 28
 
 
 @dataclass(frozen=True)
