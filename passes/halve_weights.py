@@ -47,7 +47,5 @@ def _halve(graph: ir.Graph, value: ir.Value, array: ir.Array) -> None:
     half = ir.add_initializer(graph, array.astype(np.float16), ir.fresh_name(graph, f"{name}_float16"))
     cast = new_node("Cast", [half], value, {"to": int(ir.DataType.FLOAT)}, name=f"{name}_cast")
     cast.outputs[0].name = ir.fresh_name(graph, f"{name}_float32")
-    readers = {use.node for use in value.uses()}
-    first = next(node for node in graph if node in readers)
-    graph.insert_before(first, [cast])
+    graph.insert_before(graph[0], [cast])  # sub-graphs may read it too
     ir.convenience.replace_all_uses_with(value, cast.outputs[0])
