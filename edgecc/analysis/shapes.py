@@ -21,25 +21,11 @@ _UNSIZED = (ir.DataType.STRING, ir.DataType.UNDEFINED)
 _SMALL_BYTES = 1024
 
 
-def infer(model: ir.Model, *, strict: bool = False) -> None:
-    """Sets type and shape of every value of the main graph, in place, as far as they can be told.
-
-    What static inference leaves open (beyond a symbolic batch) is looked up in one run of ONNX Runtime on
-    random inputs, two where the batch is symbolic; not for values whose shape depends on the data.
-
-    Args:
-        model: inputs have static shapes, except for a symbolic first dimension.
-        strict: refuse operators whose types or shapes contradict each other.
-
-    Raises:
-        ModelError: contradictory types or shapes, or a value beyond `LARGEST_BYTES`.
-    """
-    infer_static(model, strict=strict)
-    infer_open(model)
-
-
 def infer_open(model: ir.Model) -> None:
-    """The second half of `infer`: observes the shapes that static inference left open.
+    """Observes the shapes that static inference left open (beyond a symbolic batch), in place.
+
+    One run of ONNX Runtime on random inputs, two where the batch is symbolic; not for values whose shape depends
+    on the data.
 
     Raises:
         ModelError: a value beyond `LARGEST_BYTES`.

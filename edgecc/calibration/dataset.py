@@ -22,7 +22,6 @@ from edgecc.calibration.labels import read_labels
 from edgecc.errors import EdgeccError, UsageError
 from edgecc.runtime import TensorSpec
 
-InputSpec = TensorSpec
 Sample = dict[str, ir.Array]
 
 
