@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from edgecc import ir
 from edgecc.analysis.recurrent import Activation, Recurrent
@@ -141,7 +142,7 @@ class Cell:
 
 def _simple(op_type: str, *names: str) -> Callable[[Cell, ir.Value, tuple[float, ...]], ir.Value]:
     def make(cell: Cell, value: ir.Value, parameters: tuple[float, ...]) -> ir.Value:
-        attributes = dict(zip(names, parameters, strict=True))
+        attributes: dict[str, Any] = dict(zip(names, parameters, strict=True))
         return cell.emit.op(op_type, [value], tuple(value.shape or ()), **attributes)
 
     return make

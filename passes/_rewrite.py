@@ -162,6 +162,15 @@ def drop_dead(values: Iterable[ir.Value | None]) -> None:
             node.graph.remove(node, safe=True)
 
 
+def forget_bodies(node: ir.Node) -> None:
+    """Takes the inputs from the nodes inside a node that was removed: what they read counts as read otherwise."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            for inner in attribute.as_graph().all_nodes():
+                for position in range(len(inner.inputs)):
+                    inner.replace_input_with(position, None)
+
+
 def drop_unused(value: ir.Value | None) -> bool:
     """Removes an initializer that nothing reads; whether it did."""
     if value is None or not value.is_initializer() or value.is_graph_input() or value.is_graph_output():

@@ -34,7 +34,7 @@ _LEFT_ALONE = {
     ),
 }
 # What evaluating one operator of a malformed model may raise; anything else is a defect and surfaces as one.
-_EVALUATION_ERRORS = (
+EVALUATION_ERRORS = (
     ArithmeticError,
     LookupError,
     TypeError,
@@ -84,8 +84,8 @@ class FoldConstants(Pass):
             size = bound(node, inputs) * _itemsize(node)
             if size > max(self.max_bytes, sum(array.nbytes for array in inputs if array is not None)):
                 return tally.refuse(node, f"its result would take {size >> 20} MiB")
-            results = _evaluate(node, inputs, version)
-        except _EVALUATION_ERRORS as error:
+            results = evaluate(node, inputs, version)
+        except EVALUATION_ERRORS as error:
             return tally.refuse(node, f"cannot be evaluated while compiling: {error}")
         return self._store(node, results, tally)
 
@@ -134,6 +134,7 @@ class FoldConstants(Pass):
         branch.outputs.clear()
         branch.remove(inner_nodes)
         ir.replace([node], inner_nodes, taken)
+        rw.forget_bodies(node)
         tally.rewritten += 1
         return None
 
@@ -146,7 +147,7 @@ def _itemsize(node: ir.Node) -> int:
     return max((math.ceil(out.dtype.itemsize) for out in node.outputs if out.dtype is not None), default=8)
 
 
-def _evaluate(node: ir.Node, inputs: Sequence[Array | None], version: int) -> list[Array]:
+def evaluate(node: ir.Node, inputs: Sequence[Array | None], version: int) -> list[Array]:
     """The outputs of one operator, computed by ONNX's reference implementation."""
     if (direct := _DIRECT.get(node.op_type)) is not None:
         return [direct(node, inputs)]

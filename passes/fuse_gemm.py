@@ -11,6 +11,9 @@ from edgecc import ir
 from edgecc.passes._rewrite import Tally, is_op, new_node
 from edgecc.pipeline import Pass, PassContext, PassResult
 
+# Weights that are made already, by what they are made of: many nodes may read the same.
+Turned = dict[tuple[ir.Value | None, float, tuple[int, ...]], ir.Value]
+
 
 @dataclass(frozen=True, kw_only=True)
 class FuseGemm(Pass):
@@ -23,16 +26,16 @@ class FuseGemm(Pass):
 
     def apply(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """Rewrites MatMul and Gemm nodes whose weights are constant."""
-        tally = Tally()
+        tally, turned = Tally(), Turned()
         for node in list(model.graph):
             if is_op(node, "MatMul"):
-                _fuse_matmul(model.graph, node, tally)
+                _fuse_matmul(model.graph, node, turned, tally)
             elif is_op(node, "Gemm"):
-                _normalise(model.graph, node, tally)
+                _normalise(model.graph, node, turned, tally)
         return tally.result()
 
 
-def _fuse_matmul(graph: ir.Graph, node: ir.Node, tally: Tally) -> None:
+def _fuse_matmul(graph: ir.Graph, node: ir.Node, turned: Turned, tally: Tally) -> None:
     data, weight = node.inputs
     assert data is not None
     array = ir.constant(weight)
@@ -42,7 +45,7 @@ def _fuse_matmul(graph: ir.Graph, node: ir.Node, tally: Tally) -> None:
         tally.refuse(node, "Gemm takes a matrix, the operand has another rank")
         return
     bias, replaced = _bias(node, array.shape[1])
-    weights = ir.add_initializer(graph, array.T, ir.fresh_name(graph, f"{weight.name if weight else 'w'}_t"))
+    weights = _turned(graph, weight, array.T, 1.0, turned)
     gemm = new_node(
         "Gemm", [data, weights, *([] if bias is None else [bias])], replaced.outputs[0], {"transB": 1},
         name=ir.label(node),
@@ -65,7 +68,7 @@ def _bias(node: ir.Node, count: int) -> tuple[ir.Value | None, ir.Node]:
     return other, reader
 
 
-def _normalise(graph: ir.Graph, node: ir.Node, tally: Tally) -> None:
+def _normalise(graph: ir.Graph, node: ir.Node, turned: Turned, tally: Tally) -> None:
     """y = alpha x W + beta c: W' = alpha W^T, bias = beta c."""
     alpha, beta = ir.attribute(node, "alpha", 1.0), ir.attribute(node, "beta", 1.0)
     weight = ir.constant(node.inputs[1])
@@ -77,8 +80,7 @@ def _normalise(graph: ir.Graph, node: ir.Node, tally: Tally) -> None:
         tally.refuse(node, "its weights or bias are computed, or its first operand is transposed")
         return
     matrix = weight if ir.attribute(node, "transB", 0) else weight.T
-    stem = f"{node.inputs[1].name if node.inputs[1] else 'w'}_t"
-    weights = ir.add_initializer(graph, _scaled(matrix, alpha), ir.fresh_name(graph, stem))
+    weights = _turned(graph, node.inputs[1], matrix, alpha, turned)
     inputs = [node.inputs[0], weights]
     if bias is not None and offset is not None:
         scaled = offset
@@ -90,6 +92,17 @@ def _normalise(graph: ir.Graph, node: ir.Node, tally: Tally) -> None:
     gemm = new_node("Gemm", inputs, node.outputs[0], {"transB": 1}, name=node.name)
     ir.replace([node], [gemm], {node.outputs[0]: gemm.outputs[0]})
     tally.rewritten += 1
+
+
+def _turned(
+    graph: ir.Graph, weight: ir.Value | None, matrix: ir.Array, alpha: float, turned: Turned
+) -> ir.Value:
+    """The constant alpha * matrix, where `matrix` is `weight` or its transpose (told apart by its strides)."""
+    key = (weight, alpha, matrix.strides)
+    if key not in turned:
+        stem = f"{weight.name if weight else 'w'}_t"
+        turned[key] = ir.add_initializer(graph, _scaled(matrix, alpha), ir.fresh_name(graph, stem))
+    return turned[key]
 
 
 def _scaled(array: ir.Array, factor: float) -> ir.Array:

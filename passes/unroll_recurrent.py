@@ -9,7 +9,7 @@ from edgecc import ir
 from edgecc.analysis.recurrent import GATES, Recurrent, read
 from edgecc.passes import _rewrite as rw
 from edgecc.passes._cells import CELLS, Cell, State
-from edgecc.passes._emit import Emitter
+from edgecc.passes._emit import Emitter, read_outputs
 from edgecc.pipeline import Pass, PassContext, PassResult
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -55,7 +55,7 @@ def _unroll(graph: ir.Graph, node: ir.Node, layer: Recurrent) -> None:
     results = []
     for kind in range(3):  # Y, Y_h, Y_c
         out = node.outputs[kind] if kind < len(node.outputs) else None
-        if out is not None and (out.uses() or out.is_graph_output()):
+        if out is not None and out in read_outputs(node):
             axis = (2 if layer.time_axis else 1) if kind == 0 else layer.time_axis
             whole = []
             for sequence in directions:
@@ -63,15 +63,7 @@ def _unroll(graph: ir.Graph, node: ir.Node, layer: Recurrent) -> None:
                 shape = list(value.shape or (batch, layer.hidden))
                 whole.append(emit.reshape(value, [*shape[:axis], 1, *shape[axis:]]))
             results.append((out, emit.concat(whole, axis)))
-    made = {out for new in emit.nodes for out in new.outputs}
-    seen: set[ir.Value] = set()
-    outputs = {}
-    for out, value in results:
-        outputs[out] = value if value in made and value not in seen else emit.identity(value)
-        seen.add(value)
-    unread = list(node.inputs)
-    ir.replace([node], emit.nodes, outputs)
-    rw.drop_dead(unread)
+    emit.replace(node, results)
 
 
 def _direction(

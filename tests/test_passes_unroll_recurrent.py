@@ -172,7 +172,7 @@ NEAR_MISSES: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", NEAR_MISSES)
 def test_near_misses_are_refused_with_a_reason(case: str) -> None:
     more, reason = NEAR_MISSES[case]
-    model, log = Pipeline([UnrollRecurrent()]).run(load(network("GRU", **more)))
+    _, log = Pipeline([UnrollRecurrent()]).run(load(network("GRU", **more)))
     assert [r.reason for r in log.records[0].refused] == [reason]
 
 
