@@ -28,6 +28,8 @@ class CleanUp(Pass):
         """Rewrites `model` in place."""
         tally = rw.Tally()
         for node in model.graph:
+            if rw.is_op(node, "Concat"):
+                tally.rewritten += _drop_empty(node)
             returns_input = _NO_EFFECT.get(node.op_type) if node.domain in rw.MAIN_DOMAINS else None
             if returns_input is None or not returns_input(node):
                 continue
@@ -41,6 +43,22 @@ class CleanUp(Pass):
         tally.rewritten += rw.share_equal(model)
         tally.rewritten += rw.remove_unused(model)
         return tally.result()
+
+
+def _drop_empty(node: ir.Node) -> int:
+    """Takes from a Concat the operands that have no elements. Returns how many."""
+    axis = ir.attribute(node, "axis", 0)
+    shapes = [() if value is None else ir.dims(value) or () for value in node.inputs]
+    full = [v for v, shape in zip(node.inputs, shapes, strict=True) if not shape or shape[axis] != 0]
+    dropped = len(node.inputs) - len(full)
+    if not dropped or not full:
+        return 0
+    unread = list(node.inputs)
+    node.resize_inputs(len(full))
+    for index, value in enumerate(full):
+        node.replace_input_with(index, value)
+    rw.drop_dead([value for value in unread if value not in full])
+    return dropped
 
 
 def _always(node: ir.Node) -> bool:
@@ -71,7 +89,30 @@ def _reshape(node: ir.Node) -> bool:
     return node.inputs[0] is not None and rw.same_elements(node.inputs[0], node.outputs[0])
 
 
+_BROADCASTING = ("Add", "Sub", "Mul", "Div", "Pow", "PRelu", "Equal", "Greater", "Less", "And", "Or")
+
+
 def _expand(node: ir.Node) -> bool:
+    return _expands_nothing(node) or _expanded_anyway(node)
+
+
+def _expanded_anyway(node: ir.Node) -> bool:
+    """Whether every reader broadcasts its operands, and has another one of the full shape."""
+    out = node.outputs[0]
+    if out.is_graph_output() or out.shape is None or not out.uses():
+        return False
+    for use in out.uses():
+        if not rw.is_op(use.node, *_BROADCASTING):
+            return False
+        other = use.node.inputs[1 - use.idx]
+        if other is out or other is None or other.shape != out.shape:
+            return False
+        if use.node.op_type == "PRelu" and use.idx == 0:  # only its slope is broadcast
+            return False
+    return True
+
+
+def _expands_nothing(node: ir.Node) -> bool:
     target = rw.integer_constant(node.inputs[1])
     source = node.inputs[0]
     if target is None or source is None:

@@ -18,6 +18,7 @@ class SimplifyReshapes(Pass):
 
     A symbolic dimension becomes -1, so a batch that is free stays free. Consecutive reshapes are merged, and
     those without effect are removed together with the arithmetic on shapes that nothing reads any more.
+    The targets of Expand and Resize become constant, too: of the dimensions that change.
     """
 
     name: ClassVar[str] = "simplify_reshapes"
@@ -32,6 +33,8 @@ class SimplifyReshapes(Pass):
             for node in model.graph:
                 if rw.is_op(node, *op_types):
                     _simplify(model.graph, node, tally)
+                elif rw.is_op(node, "Expand", "Resize"):
+                    _fix_target(model.graph, node, tally)
         return tally.result()
 
 
@@ -64,6 +67,36 @@ def _simplify(graph: ir.Graph, node: ir.Node, tally: rw.Tally) -> None:
     new = rw.new_node("Reshape", [source, shape], out, name=node.name)
     ir.replace([node], [new], {out: new.outputs[0]})
     rw.drop_dead(unread)
+    tally.rewritten += 1
+    return None
+
+
+def _fix_target(graph: ir.Graph, node: ir.Node, tally: rw.Tally) -> None:
+    """Gives an Expand or Resize that computes its target a constant one, which leaves a symbolic batch open."""
+    position = 1 if node.op_type == "Expand" else 3
+    target = node.inputs[position] if len(node.inputs) > position else None
+    source, out = node.inputs[0], node.outputs[0]
+    if target is None or ir.constant(target) is not None or source is None:
+        return None
+    shape, before = ir.dims(out), ir.dims(source)
+    if shape is None or before is None or source.shape is None or out.shape is None:
+        return tally.refuse(node, "the shape of its input or output is not known")
+    offset = len(shape) - len(before)
+    open_axes = [i for i, d in enumerate(shape) if d is None]
+    if any(i < offset or source.shape[i - offset] != out.shape[i] for i in open_axes):
+        return tally.refuse(
+            node, f"its output shape {out.shape} has an open dimension that its input has not"
+        )
+    if node.op_type == "Expand":  # what it asks for, 1, the batch has anyhow
+        constant = rw.integers(graph, [1 if d is None else d for d in shape], f"{out.name}_shape")
+    elif ir.attribute(node, "axes") is not None:
+        return tally.refuse(node, "it computes the sizes of some axes only")
+    else:
+        kept = {i: d for i, d in enumerate(shape) if d is not None}
+        constant = rw.integers(graph, kept.values(), f"{out.name}_sizes")
+        node.attributes["axes"] = ir.Attr("axes", ir.AttributeType.INTS, list(kept))
+    node.replace_input_with(position, constant)
+    rw.drop_dead([target])
     tally.rewritten += 1
     return None
 

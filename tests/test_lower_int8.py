@@ -296,3 +296,10 @@ def test_results_that_never_leave_zero(text: str) -> None:
     wanted = OrtRunner.from_model(rewritten, optimize=False).run(feeds)["y"]
     got = LiteRtRunner(lower(rewritten, precision="int8", target="arm").data).run(feeds)["y"]
     np.testing.assert_allclose(got, wanted, atol=0.1)
+
+
+def test_a_product_over_five_axes_stays_real_between_integers() -> None:
+    """The int8 kernel serves four where shapes differ; the heads of detectors have five."""
+    text = "g (float[1,3,4,4,2] x) => (float[1,3,4,4,2] y) { s = Sigmoid(x) p = Mul(s, k) y = Add(p, j) }"
+    made = network(text, k=np.array(2, np.float32), j=seeded(4, 4, 2))
+    assert check(made, steps=2, islands=("Mul",))["MUL"] == 1

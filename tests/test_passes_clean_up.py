@@ -101,3 +101,29 @@ def test_it_logs_nothing(parse: Any, rewrite: Any, caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.WARNING):
         rewrite(parse(text, 21, {"c": np.ones(3, np.float32)}), CleanUp())
     assert not caplog.records
+
+
+def test_an_operand_without_elements_is_left_out_of_a_concat(parse: Any, rewrite: Any) -> None:
+    """What a slice of no columns leaves, on the way of a network with a free batch."""
+    text = """g (float[N,3,2] x) => (float[N,3,2] y) {
+        s = Shape(x) n = Slice(s, zero, one) t = Concat<axis=0>(n, none) e = Expand(k, t)
+        c = Concat<axis=1>(e, x) y = Relu(c)
+    }"""
+    constants = {"zero": np.array([0]), "one": np.array([1]), "none": np.array([0, 2])}
+    constants["k"] = np.ones((1, 0, 2), np.float32)
+    result = rewrite(parse(text, 21, constants), CleanUp(), CleanUp())
+    assert result.lines == ["y = Relu (x)"]
+    assert not result.model.graph.initializers
+
+
+def test_an_expand_that_its_readers_do_anyway_goes(
+    parse: Any, rewrite: Any, assert_same_answers: Any
+) -> None:
+    text = """g (float[N,3,4,5] x) => (float[N,3,4,5] y, float[N,3,4,5] z) {
+        p = GlobalAveragePool(x) s = Shape(x) e = Expand(p, s) y = Mul(x, e) z = READER(e) }"""
+    gate = parse(text.replace("READER(e)", "Sub(e, x)"), 21)
+    result = rewrite(gate, CleanUp())
+    assert result.lines[1:] == ["y = Mul (x, p)", "z = Sub (p, x)"]
+    assert_same_answers(gate, result.model)
+    kept = rewrite(parse(text.replace("READER(e)", "Relu(e)"), 21), CleanUp())
+    assert any("Expand" in line for line in kept.lines)

@@ -102,3 +102,32 @@ def test_constants_are_left_to_fold_constants(parse: Any, rewrite: Any) -> None:
                   {"w": np.ones((2, 3), np.float32)})  # fmt: skip
     result = rewrite(model, SimplifyReshapes())
     assert result.reasons == ["reshapes a constant: fold_constants evaluates it"]
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "target"),
+    [
+        ("p = GlobalAveragePool(x) s = Shape(x) y = Expand(p, s)", "y = Expand (p, y_shape)", [1, 3, 4, 5]),
+        (
+            'p = MaxPool<kernel_shape=[2,2]>(x) s = Shape(x) y = Resize<mode="linear">(p, , , s)',
+            'y = Resize <mode: string = "linear", axes: ints = [1, 2, 3]> (p, "", "", y_sizes)',
+            [3, 4, 5],
+        ),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_targets_of_expand_and_resize_become_constant(
+    parse: Any, rewrite: Any, assert_same_answers: Any, body: str, line: str, target: list[int], batch: int
+) -> None:
+    original = parse(f"g (float[N,3,4,5] x) => (float[N,3,4,5] y) {{ {body} }}", 21)
+    result = rewrite(original, SimplifyReshapes())
+    assert result.lines[-1] == line
+    assert not any("Shape (" in each for each in result.lines)
+    assert [v.tolist() for v in map(result.constant, result.model.graph.initializers)] == [target]
+    assert_same_answers(original, result.model, batch=batch)
+
+
+def test_an_expand_over_the_batch_is_refused(parse: Any, rewrite: Any) -> None:
+    text = "g (float[N,3] x, float[1,3] c) => (float[N,3] y) { s = Shape(x) y = Expand(c, s) }"
+    result = rewrite(parse(text, 21), SimplifyReshapes())
+    assert "open dimension that its input has not" in result.reasons[0]

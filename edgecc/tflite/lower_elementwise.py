@@ -147,9 +147,13 @@ def binary(site: Site, b: Builder) -> None:
 
 @lowers("Pow")
 def power(site: Site, b: Builder) -> None:
-    """POW, a constant exponent in the type of the base."""
+    """POW, a constant exponent in the type of the base; a square is a product, which has a kernel for more axes."""
     base, exponent = site.inputs[0], site.inputs[1]
     assert base is not None and exponent is not None
+    if exponent.array is not None and exponent.array.size == 1 and exponent.array.item() == 2:
+        source = _operand(b, base, site)
+        b.emit("MUL", [source, source])
+        return
     if exponent.array is not None:
         exponent = replace(exponent, array=exponent.array.astype(b.dtype(base.value)))
     b.emit("POW", [_operand(b, base, site), _operand(b, exponent, site)])
@@ -165,6 +169,8 @@ def _broadcast(site: Site, b: Builder, code: str, *, fused: bool) -> None:
 
 def _operand(b: Builder, operand: Operand, site: Site) -> int:
     """An operand in the order of the result; a constant of lower rank gets leading axes of length 1 first."""
+    if b.quantized and operand.array is not None and operand.quant is None:
+        raise NeedsFloat  # a node that the plan keeps in float between integer ones
     result = site.outputs[0].value
     order = b.order(result)
     if isinstance(order, Flattened):
