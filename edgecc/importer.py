@@ -73,7 +73,7 @@ def _canonical(model: ir.Model, input_shape: Mapping[str, Sequence[int]]) -> ir.
     if mixed or upgraded or lifted:
         shapes.infer_static(model, strict=mixed)
     shapes.infer_open(model)
-    _recall_shapes(declared)
+    _recall_shapes(model.graph, declared)
     return model
 
 
@@ -156,13 +156,19 @@ def _forget_shapes(model: ir.Model) -> dict[ir.Value, ir.Shape]:
     return declared
 
 
-def _recall_shapes(declared: Mapping[ir.Value, ir.Shape]) -> None:
-    """Believes the file where nothing better is known."""
+def _recall_shapes(graph: ir.Graph, declared: Mapping[ir.Value, ir.Shape]) -> None:
+    """Believes the file where nothing better is known: of single dimensions only if no input's batch is open."""
+    fixed = all(ir.is_static(v) and None not in (ir.dims(v) or ()) for v in graph.inputs)
     for value, shape in declared.items():
-        if value.shape is None and all(
+        known = value.shape
+        if known is None and all(
             d is None or input_shapes.number_of(d) or input_shapes.symbol_of(d) for d in shape.dims
         ):
             value.shape = shape
+        elif known is not None and fixed and len(known) == len(shape):
+            pairs = zip(known.dims, shape.dims, strict=True)
+            value.shape = ir.Shape([d if isinstance(d, int) else input_shapes.number_of(s) or d for d, s in pairs])
+
 
 
 def _inline(model: ir.Model, version: int) -> bool:

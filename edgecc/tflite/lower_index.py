@@ -8,7 +8,7 @@ from edgecc import ir
 from edgecc.analysis.sites import Site
 from edgecc.ir import Array
 from edgecc.tflite import lowers
-from edgecc.tflite.builder import Builder, Unservable
+from edgecc.tflite.builder import Builder, Unservable, is_batched
 from edgecc.tflite.compose import Composer, Term
 
 _DENSE = 2**22  # elements of a comparison of all positions with all indices
@@ -121,19 +121,20 @@ def gather_elements(site: Site, b: Builder) -> None:
     """GATHER from the flat sequence."""
     k = Composer(site, b)
     x = k.input(0)
-    k.finish(k.pick(x, _element_places(k, x.shape, k.input(1), number(site, "axis", 0))))
+    places = _element_places(k, x.shape, k.input(1), number(site, "axis", 0))
+    k.finish(k.reshape(k.pick(x, places), k.out_shape()))
 
 
 def _element_places(k: Composer, shape: tuple[int, ...], indices: Term, axis: int) -> Term:
-    """Flat positions that (i, j, ..) with one coordinate replaced by `indices` means, int32."""
+    """Flat positions that (i, j, ..) with one coordinate replaced by `indices` means: int32, in one axis."""
     axis %= len(shape)
-    step = strides(shape)
-    rest = sum(
-        np.arange(indices.shape[a]).reshape(-1, *[1] * (len(shape) - a - 1)) * step[a]
-        for a in range(len(shape))
-        if a != axis
-    )
-    return counted(k, indices, shape[axis]) * step[axis] + k.whole(np.asarray(rest))
+    step, count = strides(shape), int(np.prod(indices.shape))
+    rest = np.zeros(indices.shape, np.int64)
+    for a in range(len(shape)):
+        if a != axis:
+            rest += np.arange(indices.shape[a]).reshape(-1, *[1] * (len(shape) - a - 1)) * step[a]
+    flat = counted(k, k.reshape(indices, (count,)), shape[axis])
+    return flat * step[axis] + k.whole(rest.reshape(-1))
 
 
 def _tuple_places(k: Composer, shape: tuple[int, ...], indices: Term) -> Term:
@@ -309,7 +310,7 @@ def constant_result(site: Site, b: Builder, array: Array) -> None:
     value = site.outputs[0].value
     array = array.astype(b.dtype(value))
     order = b.permutation(value)
-    if array.shape != ir.static_dims(value):
+    if array.shape != ir.static_dims(value) or is_batched(value):
         raise Unservable(f"its result has the shape {list(array.shape)}, not that of the model")
     moved = np.ascontiguousarray(array.transpose(order)).reshape([array.shape[a] for a in order])
     b.alias(b.constant(moved, f"{value.name}/constant"))

@@ -28,9 +28,9 @@ def cumsum(site: Site, b: Builder) -> None:
     k = Composer(site, b)
     given = k.input(0)
     x = k.served("CUMSUM", given)
-    axis = _axis(k, 1, len(x.shape))
+    axis = k.cast(k.reshape(k.input(1), ()), "int32")
     options = {"exclusive": bool(number(site, "exclusive", 0)), "reverse": bool(number(site, "reverse", 0))}
-    k.finish(k.cast(k.apply("CUMSUM", [x, k.whole(axis)], x.shape, options), given.dtype))
+    k.finish(k.cast(k.apply("CUMSUM", [x, axis], x.shape, options), given.dtype))
 
 
 @lowers("CumProd")

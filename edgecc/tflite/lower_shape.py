@@ -146,7 +146,7 @@ def pad(site: Site, b: Builder) -> None:
 
 @lowers("Gather", int8=True)
 def gather(site: Site, b: Builder) -> None:
-    """GATHER; constant indices count from the front."""
+    """GATHER; indices count from the front."""
     data, indices = site.inputs[0], site.inputs[1]
     assert data is not None and indices is not None
     rank = len(ir.static_dims(data.value))
@@ -162,6 +162,9 @@ def gather(site: Site, b: Builder) -> None:
                             str(indices.value.name))  # fmt: skip
     else:
         places = b.read(indices)
+        extent = np.array(ir.static_dims(data.value)[axis], b.graph.tensors[places].dtype)
+        counted = b.temporary(places, "counted")
+        places = b.operator("FLOOR_MOD", [places, b.constant(extent, "extent")], [counted])
     b.operator(
         "GATHER", [b.input(0, order), places], [b.output()], {"axis": order.index(axis), "batchDims": 0}
     )
