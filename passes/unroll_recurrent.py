@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgecc import ir
+from edgecc.analysis import refusals
 from edgecc.analysis.recurrent import GATES, Recurrent, read
 from edgecc.passes import _rewrite as rw
 from edgecc.passes._cells import CELLS, Cell, State
@@ -33,16 +34,21 @@ class UnrollRecurrent(Pass):
             if not rw.is_op(node, *GATES):
                 continue
             layer = read(node)
-            if isinstance(layer, str):
-                tally.refuse(node, layer)
-            elif not 0 < layer.steps <= self.max_steps:
-                tally.refuse(node, f"it has {layer.steps} steps; max_steps is {self.max_steps}")
-            elif node.inputs[0] is None or node.inputs[0].dtype not in _FLOATS:
-                tally.refuse(node, "it computes on no floating-point numbers")
-            else:
+            reason = layer if isinstance(layer, str) else self._objection(node, layer)
+            if reason is None and not isinstance(layer, str):
                 _unroll(model.graph, node, layer)
                 tally.rewritten += 1
+            elif reason is not None:
+                refusals.note(node, reason)
+                tally.refuse(node, reason)
         return tally.result()
+
+    def _objection(self, node: ir.Node, layer: Recurrent) -> str | None:
+        if not 0 < layer.steps <= self.max_steps:
+            return f"it has {layer.steps} steps; max_steps is {self.max_steps}"
+        if node.inputs[0] is None or node.inputs[0].dtype not in _FLOATS:
+            return "it computes on no floating-point numbers"
+        return None
 
 
 def _unroll(graph: ir.Graph, node: ir.Node, layer: Recurrent) -> None:

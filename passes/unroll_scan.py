@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgecc import ir
+from edgecc.analysis import refusals
 from edgecc.passes import _rewrite as rw
 from edgecc.passes._emit import Emitter, read_outputs, settle
 from edgecc.passes._subgraph import Body, size
@@ -38,6 +39,7 @@ class UnrollScan(Pass):
                     unrolled = _Unrolled(model.graph, node, version)
                     reason = unrolled.reason or self._too_large(model.graph, unrolled)
                     if reason is not None:
+                        refusals.note(node, reason)
                         found.refuse(node, reason)
                         continue
                     unrolled.write()

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgecc import __version__, ir, registry
 from edgecc.analysis.layout import Layout, channels_last, choose_layout, identity
+from edgecc.analysis.refusals import reason_and_remedy
 from edgecc.analysis.sites import Operand, Site, SiteGraph, site_graph
 from edgecc.artifact import Artifact, Port
 from edgecc.errors import Finding, UnsupportedError
@@ -20,7 +21,7 @@ from edgecc.tflite.builder import Builder, NeedsFloat, NotMade, Transposition, U
 from edgecc.tflite.versions import NOT_IN_2_14
 
 _FAMILIES = (
-    "conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize", "index", "scan",
+    "conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize", "index", "scan", "math", "logic",
 )  # fmt: skip
 
 IoLayout = Literal["auto", "onnx", "nhwc"]
@@ -96,9 +97,9 @@ def _lower_site(b: Builder, site: Site, table: dict[str, Lowering]) -> bool:
     """Lowers one site; False where a quantized site had to be lowered on real values."""
     lowering = table.get(site.op_type)
     if lowering is None:
-        raise Unservable("no TFLite kernel serves this operator", "replace it in the network")
+        raise Unservable(*reason_and_remedy(site.node))
     if any(not ir.is_static(r.value) for r in site.outputs if r.value.name):
-        raise Unservable("its output shape is not known when compiling", "bind it with --input-shape")
+        raise NotMade("its output shape is not known when compiling", "bind it with --input-shape")
     before = len(b.graph.tensors), len(b.graph.operators)
     if site.quantized and lowering.int8:
         try:
