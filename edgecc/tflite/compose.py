@@ -197,7 +197,12 @@ class Composer:
         if x.dtype != y.dtype:
             x, y = (x, self.cast(y, x.dtype)) if x.array is None else (self.cast(x, y.dtype), y)
         shape = np.broadcast_shapes(x.shape, y.shape)
-        return self.apply(code, [x, y], shape, {}, "bool" if code in _COMPARISONS else None)
+        kind = "bool" if code in _COMPARISONS else x.dtype
+        if len(shape) > 4 and 1 in (int(np.prod(x.shape)), int(np.prod(y.shape))):  # few kernels broadcast so many
+            flat = (shape[0], int(np.prod(shape[1:])))
+            pair = [self.reshape(t, () if t.shape != shape else flat) for t in (x, y)]
+            return self.reshape(self.apply(code, pair, flat, {}, kind), shape)
+        return self.apply(code, [x, y], shape, {}, kind)
 
     def select(self, mask: Term, yes: Operandlike, no: Operandlike) -> Term:
         """`yes` where `mask`, else `no`."""

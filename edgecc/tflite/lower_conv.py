@@ -11,7 +11,7 @@ from edgecc.analysis.layout import channels_last
 from edgecc.analysis.sites import Operand, Site
 from edgecc.ir import Array
 from edgecc.quant.params import QuantParams
-from edgecc.tflite import lowers
+from edgecc.tflite import lower_spatial, lowers
 from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
 from edgecc.tflite.options import ACTIVATIONS
 from edgecc.tflite.padding import VALID, apply_padding, window
@@ -22,11 +22,11 @@ def conv(site: Site, b: Builder) -> None:
     """CONV_2D, or DEPTHWISE_CONV_2D where each group has one input channel. One-dimensional ones run at height 1."""
     data, weight = site.inputs[0], site.inputs[1]
     assert data is not None and weight is not None
-    if weight.array is None:
-        raise Unservable("the weights are computed at run time", "make them an initializer")
+    if any(o is not None and o.array is None for o in site.inputs[1:]) or len(ir.static_dims(weight.value)) > 4:
+        lower_spatial.composed_conv(site, b)
+        return
+    assert weight.array is not None
     spatial = weight.array.ndim - 2
-    if spatial not in (1, 2):
-        raise Unservable(f"a convolution over {spatial} spatial axes has no kernel")
     shape = ir.static_dims(data.value)
     out_shape = ir.static_dims(site.outputs[0].value)
     groups, channels = int(site.attribute("group", 1)), shape[1]  # type: ignore[call-overload]
@@ -135,16 +135,19 @@ def conv_transpose(site: Site, b: Builder) -> None:
     """
     data, weight = site.inputs[0], site.inputs[1]
     assert data is not None and weight is not None
-    if weight.array is None or weight.array.ndim not in (3, 4):
-        raise Unservable("only constant weights over one or two spatial axes have a transposed kernel")
-    spatial = weight.array.ndim - 2
+    extents = ir.static_dims(weight.value)[2:]
+    spatial = len(extents)
     lift = 2 - spatial
-    if any(d != 1 for d in site.attribute("dilations", ())):  # type: ignore[attr-defined]
-        raise Unservable("dilated transposed convolutions have no kernel")
+    dilations = [int(d) for d in site.attribute("dilations", (1,) * spatial)]  # type: ignore[attr-defined]
     shape, out = ir.static_dims(data.value), ir.static_dims(site.outputs[0].value)
     strides = [int(s) for s in site.attribute("strides", (1,) * spatial)]  # type: ignore[attr-defined]
-    reach = [(i - 1) * s + k for i, s, k in zip(shape[2:], strides, weight.array.shape[2:], strict=True)]
+    kernel = [(k - 1) * d + 1 for k, d in zip(extents, dilations, strict=True)]
+    reach = [(i - 1) * s + k for i, s, k in zip(shape[2:], strides, kernel, strict=True)]
     front = _front_crop(site, out[2:], reach)
+    computed = any(o is not None and o.array is None for o in site.inputs[1:])
+    if computed or spatial not in (1, 2) or max(dilations) > 1:
+        lower_spatial.composed_transpose(site, b, front)
+        return
     more = [max(f + o - r, 0) for f, o, r in zip(front, out[2:], reach, strict=True)]
     full = (*[1] * lift, *(r + m for r, m in zip(reach, more, strict=True)))
     source = _as_image(b, b.input(0, channels_last(len(shape))))

@@ -7,8 +7,8 @@ import numpy as np
 from edgecc import ir
 from edgecc.analysis.layout import channels_last
 from edgecc.analysis.sites import Site
-from edgecc.tflite import lowers
-from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
+from edgecc.tflite import lower_windows, lowers
+from edgecc.tflite.builder import Builder, NeedsFloat
 from edgecc.tflite.options import ACTIVATIONS
 from edgecc.tflite.padding import VALID, Window, apply_padding, explicit_padding, window
 
@@ -17,13 +17,8 @@ def _window(site: Site) -> Window:
     operand = site.inputs[0]
     assert operand is not None
     shape, out = ir.static_dims(operand.value), ir.static_dims(site.outputs[0].value)
-    if len(shape) not in (3, 4):
-        raise Unservable(f"pooling over {len(shape) - 2} spatial axes has no kernel")
     kernel = [int(k) for k in site.attribute("kernel_shape", ())]  # type: ignore[attr-defined]
-    win = window(site, kernel, shape[2:], out[2:])
-    if any(d != 1 for d in win.dilations):
-        raise Unservable("dilated pooling has no kernel")
-    return win
+    return window(site, kernel, shape[2:], out[2:])
 
 
 def _pool(
@@ -66,8 +61,9 @@ def _image(site: Site, b: Builder) -> int:
 @lowers("MaxPool", int8=True)
 def max_pool(site: Site, b: Builder) -> None:
     """MAX_POOL_2D; a padding that is not SAME is a PADV2 with the lowest value."""
-    if len(site.outputs) > 1:
-        raise Unservable("the indices of MaxPool have no kernel", "use its first output only")
+    if lower_windows.needs_slices(site) or len(site.outputs) > 1:
+        lower_windows.max_pool(site, b)
+        return
     win = _window(site)
     source, padding = apply_padding(b, _image(site, b), win, lowest=True)
     _pool(site, b, "MAX_POOL_2D", source, win, padding)
@@ -76,6 +72,9 @@ def max_pool(site: Site, b: Builder) -> None:
 @lowers("AveragePool", int8=True)
 def average_pool(site: Site, b: Builder) -> None:
     """AVERAGE_POOL_2D. TFLite's SAME leaves padding out of the mean, as ONNX does unless count_include_pad is set."""
+    if lower_windows.needs_slices(site):
+        lower_windows.average_pool(site, b)
+        return
     win = _window(site)
     included = bool(site.attribute("count_include_pad", 0))
     kind = win.kind()
