@@ -85,6 +85,7 @@ BINARY = [
     *(case(op, (2, 3, 2, 2, 3), (2, 3, 2, 2, 3)) for op in ("Add", "Div", "Max", "Less", "Sub")),
     *(case(op, (2, 3, 2, 2, 3), (1, 3, 1, 1, 1)) for op in ("Add", "Div", "Max", "Sub", "Mul")),
 ]  # fmt: skip
+HIGH = (2, 3, 2, 2, 1, 2)
 CONDITION = np.arange(120).reshape(X) % 3 == 0
 WHERE = [
     case("Where", CONDITION, X, X),
@@ -110,18 +111,39 @@ def test_computed_condition() -> None:
     np.testing.assert_allclose(LiteRtRunner(compiled(made).data).run(feeds)["y"], wanted["y"], rtol=1e-6)
 
 
-REFUSED = [
+MORE = [  # types and numbers of axes without a kernel of their own
     case("Elu", X, alpha=0.5),
-    case("Erf", X),
-    case("Dropout", X, outputs=2),
-    case("Dropout", X, np.array(0.5, np.float32), np.array(True)),
-    *(case(op, X, X, dtype=d) for op in ("Add", "Mul", "Less", "Equal") for d in ("int8", "uint8", "uint32")),
-    case("Div", X, X, dtype="int64"),
-    case("Pow", X, X, dtype="int64"),
+    *(case(op, X, X, dtype=d) for op in ("Less", "LessOrEqual", "Greater", "GreaterOrEqual",
+    "Equal") for d in ("int8", "uint8", "int16")),
+    *(case(op, X, (3, 1, 1), dtype=d) for op in ("Add", "Sub", "Mul") for d in ("int8", "uint8", "int16")),
+    *(case("Div", X, X, dtype=d, low=1) for d in ("int8", "uint8", "int16", "int64")),
+    case("Pow", X, X, dtype="int64", low=1),
+    case("Pow", X, ints(3), dtype="int64", low=1),
+    *(case(op, X, dtype=d) for op in ("Abs", "Sign") for d in ("int8", "int16", "int64")),
+    *(case("Neg", X, dtype=d) for d in ("int8", "int64")),
+    *(case(op, HIGH, (1, 3, 1, 1, 1, 1)) for op in ("Add", "Less", "Max", "PRelu", "Div")),
+    *(case(op, HIGH, (2, 1, 2)) for op in ("Mul", "Equal", "Pow")),
     case("Less", (2, 3, 2, 2, 3), (1, 3, 1, 1, 1)),
     case("Add", (1, 2, 1, 2, 3, 2, 2), (2, 2)),
-    case("Mod", X, X, dtype="int32"),
-    case("Xor", X, X, dtype="bool"),
+    case("Neg", (1, 2, 1, 2, 3, 2, 2)),
+    case("Where", np.array([True, False, True]).reshape(1, 3, 1, 1, 1, 1), HIGH, HIGH),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("c", MORE, ids=str)
+def test_types_and_axes_without_a_kernel(c: Case) -> None:
+    check(c, layouts=("auto",))
+
+
+def test_the_mask_of_dropout() -> None:
+    made = model(case("Dropout", X, outputs=2))
+    got = LiteRtRunner(compiled(made).data).run(feed(made))
+    assert all(array.all() for name, array in got.items() if array.dtype == np.bool_)
+
+
+REFUSED = [
+    case("Dropout", X, np.array(0.5, np.float32), np.array(True)),
+    *(case(op, X, X, dtype="uint32") for op in ("Add", "Mul", "Less", "Equal")),
 ]
 
 

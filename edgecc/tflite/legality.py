@@ -59,6 +59,9 @@ TYPES: dict[str, frozenset[str]] = {
     "SCATTER_ND": frozenset({"int32"}),  # the type of its indices
     "CUMSUM": _NUMBERS,
     "FLOOR_MOD": _NUMBERS,
+    "BITWISE_XOR": frozenset({"int32"}),
+    "RIGHT_SHIFT": frozenset({"int32"}),
+    "BITCAST": frozenset({"float32", "int32"}),
     "NOT_EQUAL": _NUMBERS | {"bool"},
     "TILE": _ANY - {"int16"},
     "BROADCAST_TO": _ANY,

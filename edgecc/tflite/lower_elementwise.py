@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from edgecc import ir
@@ -11,6 +9,7 @@ from edgecc.analysis.layout import Flattened, channels_last
 from edgecc.analysis.sites import Operand, Site, fused_activation
 from edgecc.tflite import lowers
 from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
+from edgecc.tflite.elementwise import Elementwise, served
 from edgecc.tflite.graph import Tensor
 from edgecc.tflite.options import ACTIVATIONS
 from edgecc.tflite.writer import tensor_type
@@ -50,6 +49,10 @@ def unary(site: Site, b: Builder) -> None:
 
 
 def _unary(site: Site, b: Builder, code: str, options: dict[str, object] | None = None) -> None:
+    if not b.quantized and not options and not served(site, b, code):
+        make = Elementwise(site, b)
+        make.give(make.unary(code, make.terms[0]))
+        return
     b.operator(code, [b.input(0, b.order(site.outputs[0].value))], [b.output()], options)
 
 
@@ -67,10 +70,15 @@ def gelu(site: Site, b: Builder) -> None:
 
 @lowers("Elu", int8=True)
 def elu(site: Site, b: Builder) -> None:
-    """ELU with alpha 1."""
-    if float(site.attribute("alpha", 1.0)) != 1.0:  # type: ignore[arg-type]
-        raise Unservable("ELU has a kernel for alpha = 1 only")
-    _unary(site, b, "ELU")
+    """ELU, whose kernel has alpha 1; composed with it for another."""
+    alpha = float(site.attribute("alpha", 1.0))  # type: ignore[arg-type]
+    if alpha == 1.0:
+        _unary(site, b, "ELU")
+        return
+    if b.quantized:
+        raise NeedsFloat
+    make = Elementwise(site, b)
+    make.give(make.exponential_below(make.terms[0], alpha))
 
 
 @lowers("Reciprocal")
@@ -84,7 +92,8 @@ def reciprocal(site: Site, b: Builder) -> None:
 def clip(site: Site, b: Builder) -> None:
     """RELU, RELU6 or RELU_N1_TO_1 where the bounds are theirs, else MAXIMUM and MINIMUM."""
     code = fused_activation(site.node)
-    if code is not None:
+    data = site.inputs[0]
+    if code is not None and data is not None and b.dtype(data.value) == "float32":
         _unary(site, b, code)
         return
     if b.quantized:
@@ -109,6 +118,11 @@ def prelu(site: Site, b: Builder) -> None:
     slope = site.inputs[1]
     if slope is not None and slope.array is not None and slope.array.size == 1:
         _unary(site, b, "LEAKY_RELU", {"alpha": float(slope.real().reshape(-1)[0])})
+        return
+    if not b.quantized and not served(site, b, "PRELU"):
+        make = Elementwise(site, b)
+        x, slopes = make.terms
+        make.give(make.binary("MAXIMUM", x, 0.0) + slopes * make.binary("MINIMUM", x, 0.0))
         return
     _broadcast(site, b, "PRELU", fused=False)
 
@@ -145,21 +159,11 @@ def binary(site: Site, b: Builder) -> None:
     _broadcast(site, b, code, fused=fused)
 
 
-@lowers("Pow")
-def power(site: Site, b: Builder) -> None:
-    """POW, a constant exponent in the type of the base; a square is a product, which has a kernel for more axes."""
-    base, exponent = site.inputs[0], site.inputs[1]
-    assert base is not None and exponent is not None
-    if exponent.array is not None and exponent.array.size == 1 and exponent.array.item() == 2:
-        source = _operand(b, base, site)
-        b.emit("MUL", [source, source])
-        return
-    if exponent.array is not None:
-        exponent = replace(exponent, array=exponent.array.astype(b.dtype(base.value)))
-    b.emit("POW", [_operand(b, base, site), _operand(b, exponent, site)])
-
-
 def _broadcast(site: Site, b: Builder, code: str, *, fused: bool) -> None:
+    if not b.quantized and not served(site, b, code):
+        make = Elementwise(site, b)
+        make.give(make.chained(code, make.terms))
+        return
     sources = [_operand(b, operand, site) for operand in site.inputs if operand is not None]
     if not fused:
         b.emit(code, sources)
@@ -207,6 +211,10 @@ def _chain(site: Site, b: Builder, code: str) -> None:
         return
     if len(sources) > 2 and b.quantized:
         raise NeedsFloat
+    if not b.quantized and not served(site, b, code):
+        make = Elementwise(site, b)
+        make.give(make.chained(code, make.terms))
+        return
     target, partial = b.output(), sources[0]
     for position, source in enumerate(sources[1:], 2):
         shape = np.broadcast_shapes(b.shape(partial), b.shape(source))
@@ -217,7 +225,11 @@ def _chain(site: Site, b: Builder, code: str) -> None:
 @lowers("Where")
 def where(site: Site, b: Builder) -> None:
     """SELECT_V2."""
-    _broadcast(site, b, "SELECT_V2", fused=False)
+    if served(site, b, "SELECT_V2", 1):
+        _broadcast(site, b, "SELECT_V2", fused=False)
+        return
+    make = Elementwise(site, b)
+    make.give(make.select(*make.terms))
 
 
 @lowers("Cast")
@@ -237,12 +249,18 @@ def cast(site: Site, b: Builder) -> None:
 @lowers("Identity", "Dropout", int8=True)
 def identity(site: Site, b: Builder) -> None:
     """Nothing: the operand under another name."""
-    if len(site.outputs) > 1 and (site.outputs[1].value.uses() or site.outputs[1].value.is_graph_output()):
-        raise Unservable("the mask of Dropout has no kernel", "use its first output only")
     training = site.inputs[2] if len(site.inputs) > 2 else None
-    if training is not None and (training.array is None or training.array.any()):
+    ratio = site.inputs[1] if len(site.inputs) > 1 else None
+    drops = ratio is None or ratio.array is None or bool(ratio.array.any())
+    if training is not None and (training.array is None or training.array.any()) and drops:
         raise Unservable("Dropout that drops has no kernel", "export the network in evaluation mode")
-    b.alias(b.input(0, b.order(site.outputs[0].value)))
+    source = b.input(0, b.order(site.outputs[0].value))
+    b.alias(source)
+    mask = site.outputs[1].value if len(site.outputs) > 1 else None
+    if mask is not None and (mask.uses() or mask.is_graph_output()):
+        if b.graph.tensors[source].batched:
+            raise Unservable("the mask of Dropout has no kernel", "use its first output only")
+        b.alias(b.constant(np.ones(b.shape(source), np.bool_), str(mask.name)), 1)
 
 
 @lowers("BatchNormalization")
