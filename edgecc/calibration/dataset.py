@@ -83,11 +83,14 @@ def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
 def random_samples(model: ir.Model, count: int, seed: int) -> Dataset:
     """Seeded standard normal floats; integers are 0 or 1, which every table of indices has.
 
+    An integer that the network compares with a constant, to choose between branches, takes that constant.
+
     Raises:
         UsageError: a dimension other than the batch is unknown, or an input is of text.
     """
     specs = input_specs(model)
     shapes = {spec.name: _static(spec) for spec in specs}
+    modes = _modes(model)
 
     def read() -> Iterator[Sample]:
         rng = np.random.default_rng(seed)
@@ -96,6 +99,8 @@ def random_samples(model: ir.Model, count: int, seed: int) -> Dataset:
                 spec.name: np.asarray(
                     rng.standard_normal(shapes[spec.name])
                     if fit.is_float(spec)
+                    else np.broadcast_to(modes[spec.name], shapes[spec.name])
+                    if spec.name in modes
                     else rng.integers(0, 2, shapes[spec.name]),
                     np.dtype(spec.dtype),
                 )
@@ -103,6 +108,18 @@ def random_samples(model: ir.Model, count: int, seed: int) -> Dataset:
             }
 
     return Dataset(read, description=f"{count} random samples, seed {seed}", count=count)
+
+
+def _modes(model: ir.Model) -> dict[str, int]:
+    """Of each integer input that an Equal compares with one constant for an If: that constant."""
+    found: dict[str, int] = {}
+    for node in model.graph:
+        decides = node.op_type == "Equal" and any(r.op_type == "If" for r in ir.consumers(node.outputs[0]))
+        for value, other in (node.inputs, node.inputs[::-1]) if decides else ():
+            array = ir.constant(other)
+            if value is not None and value.is_graph_input() and array is not None and array.size == 1:
+                found.setdefault(str(value.name), int(array.reshape(-1)[0]))
+    return found
 
 
 def open_dataset(

@@ -127,15 +127,19 @@ class OrtRunner:
             optimize: every graph optimisation of the runtime, or none.
             threads: threads of one operator; None: one a core.
             extra_outputs: names of inner values that `run` returns too.
-            profile: as in the constructor.
-            optimized: as in the constructor.
+            profile, optimized: as in the constructor.
 
         Raises:
             ModelError: the runtime cannot load the model.
             UsageError: the graph has no value of such a name.
         """
         data = _serialize(model, extra_outputs)
-        return cls(data, optimize=optimize, threads=threads, profile=profile, optimized=optimized)
+        try:
+            return cls(data, optimize=optimize, threads=threads, profile=profile, optimized=optimized)
+        except ModelError:
+            if not optimize or optimized is not None:
+                raise  # else once more: the optimiser fails on branches never taken whose shapes do not fit
+        return cls(data, optimize=False, threads=threads, profile=profile)
 
     @classmethod
     def from_file(

@@ -22,6 +22,7 @@ from edgecc.tflite.versions import NOT_IN_2_14
 
 _FAMILIES = (
     "conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize", "index", "scan", "math", "logic",
+    "spatial", "windows", "product", "linear", "sample",
 )  # fmt: skip
 
 IoLayout = Literal["auto", "onnx", "nhwc"]
@@ -100,6 +101,13 @@ def _lower_site(b: Builder, site: Site, table: dict[str, Lowering]) -> bool:
         raise Unservable(*reason_and_remedy(site.node))
     if any(not ir.is_static(r.value) for r in site.outputs if r.value.name):
         raise NotMade("its output shape is not known when compiling", "bind it with --input-shape")
+    unknown = [
+        o.value.name for o in site.inputs if o is not None and o.array is None and not ir.is_static(o.value)
+    ]
+    if unknown:
+        raise NotMade(
+            f"the shape of its input {unknown[0]!r} is not known when compiling", "bind it with --input-shape"
+        )
     before = len(b.graph.tensors), len(b.graph.operators)
     if site.quantized and lowering.int8:
         try:
