@@ -36,13 +36,15 @@ class ExpandFunctions(Pass):
         from edgecc.tflite.lower import lowerings
 
         tally, served = rw.Tally(), lowerings()
+        if _unknown(model):  # a graph written in expanded form, which the runtime was too old to observe
+            tally.rewritten += _settle(model, ctx)
         for _ in range(_ROUNDS):
             before = tally.rewritten
             _expand(model, served, tally)
             if tally.rewritten == before:
                 break
             _settle(model, ctx)
-        if tally.rewritten and any(not shapes.is_known(model, v) for v in shapes.node_outputs(model.graph)):
+        if tally.rewritten and _unknown(model):
             shapes.infer_open(model)
         return tally.result()
 
@@ -133,15 +135,26 @@ def _complete(proto: onnx.FunctionProto, wanted: int) -> None:
             proto.node.append(onnx.helper.make_node("Identity", [proto.input[0]], [name]))
 
 
-def _settle(model: ir.Model, ctx: PassContext) -> None:
-    """Folds what the definitions compute from shapes; each folding lets inference tell more shapes."""
+def _unknown(model: ir.Model) -> bool:
+    return any(not shapes.is_known(model, value) for value in shapes.node_outputs(model.graph))
+
+
+def _settle(model: ir.Model, ctx: PassContext) -> int:
+    """Folds what the definitions compute from shapes; each folding lets inference tell more shapes.
+
+    Returns:
+        How many nodes were folded.
+    """
+    count = 0
     for graph in model.graphs():
         if graph is not model.graph:
             _lift(model, graph)
     while True:
         shapes.infer_static(model)
-        if not FoldConstants().apply(model, ctx).rewritten:
-            return
+        folded = FoldConstants().apply(model, ctx).rewritten
+        if not folded:
+            return count
+        count += folded
 
 
 def _lift(model: ir.Model, graph: ir.Graph) -> None:

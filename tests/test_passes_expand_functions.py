@@ -94,3 +94,21 @@ def test_random_operators_stay_with_a_reason() -> None:
     result = ExpandFunctions().apply(model, PassContext())
     assert result.rewritten == 0
     assert [refusal.reason for refusal in result.refused] == ["its definition has no kernels either"]
+
+
+def test_a_network_in_expanded_form_gets_its_shapes() -> None:
+    """An opset that the runtime cannot run, so that shapes cannot be observed: folding has to tell them."""
+    made = _model(
+        "s = Shape(x) n = Slice(s, c0, c1) r = Concat(n, c4, m1) a = Reshape(x, r) y = Neg(a)".replace(
+            "Concat(", "Concat <axis = 0> ("
+        ),
+        opset=28,
+        c0=np.array([0]),
+        c1=np.array([1]),
+        c4=np.array([4]),
+        m1=np.array([-1]),
+    )
+    model = load(made)
+    ExpandFunctions().apply(model, PassContext())
+    assert [node.op_type for node in model.graph] == ["Reshape", "Neg"]
+    assert list(model.graph.outputs[0].shape) == [2, 4, 6]

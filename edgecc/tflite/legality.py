@@ -85,6 +85,7 @@ BROADCAST_RANKS: dict[str, tuple[int, int]] = {
     "ADD": (6, 6), "SUB": (6, 5), "MUL": (6, 4), "DIV": (6, 5), "MAXIMUM": (6, 5), "MINIMUM": (6, 5),
     "SELECT_V2": (5, 5), "POW": (4, 4), "EQUAL": (4, 4), "GREATER": (4, 4), "GREATER_EQUAL": (4, 4),
     "LESS": (4, 4), "LESS_EQUAL": (4, 4), "LOGICAL_AND": (4, 4), "LOGICAL_OR": (4, 4), "PRELU": (4, 4),
+    "NOT_EQUAL": (4, 4), "FLOOR_MOD": (4, 4), "BITWISE_XOR": (4, 4), "RIGHT_SHIFT": (4, 4),
 }  # fmt: skip
 
 # Lowest and highest scale of the operands over that of the result: XNNPACK (microkernel parameters of qs8 and qc8w)

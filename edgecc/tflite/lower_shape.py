@@ -208,6 +208,12 @@ def depth_to_space(site: Site, b: Builder) -> None:
 
 @lowers("SpaceToDepth", int8=True)
 def space_to_depth(site: Site, b: Builder) -> None:
-    """SPACE_TO_DEPTH."""
+    """SPACE_TO_DEPTH: TFLite's channel order is ONNX's DCR; for CRD the channels are gathered behind it."""
     size = int(site.attribute("blocksize", 1))  # type: ignore[call-overload]
-    b.operator("SPACE_TO_DEPTH", [b.input(0, (0, 2, 3, 1))], [b.output()], {"blockSize": size})
+    source, target = b.input(0, (0, 2, 3, 1)), b.output()
+    if site.attribute("mode", "DCR") != "CRD":
+        b.operator("SPACE_TO_DEPTH", [source], [target], {"blockSize": size})
+        return
+    blocks = b.operator("SPACE_TO_DEPTH", [source], [b.temporary(target, "blocks")], {"blockSize": size})
+    channels = np.arange(b.shape(target)[3]).reshape(size * size, -1).T.reshape(-1)
+    b.operator("GATHER", [blocks, b.ints(channels.tolist())], [target], {"axis": 3, "batchDims": 0})
