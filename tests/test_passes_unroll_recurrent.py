@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecc.compile import lower_float
+from edgecc.errors import UnsupportedError
 from edgecc.importer import load
 from edgecc.passes.unroll_recurrent import UnrollRecurrent
 from edgecc.pipeline import PassContext, Pipeline
@@ -142,8 +143,10 @@ def test_batch_first(kind: str, direction: str, batch: int | str) -> None:
     x = np.random.default_rng(0).standard_normal((STEPS, BATCH, WIDTH)).astype(np.float32)
     expected = wanted.run({"X": x})
     got = OrtRunner.from_model(model).run({"X": x.transpose(1, 0, 2)})
+    tflite = LiteRtRunner(lower_float(first, io_layout="onnx").data).run({"X": x.transpose(1, 0, 2)})
     for name, array in expected.items():
         np.testing.assert_allclose(got[name], _batch_first(array), atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(tflite[name], _batch_first(array), atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("kind", GATES)
@@ -180,3 +183,19 @@ def test_the_number_of_steps_is_limited(rewrite: Any) -> None:
     result = rewrite(network("GRU"), UnrollRecurrent(max_steps=4))
     assert result.reasons == ["it has 5 steps; max_steps is 4"]
     assert result.counts == [0]
+
+
+def test_what_is_left_is_named_with_its_reason() -> None:
+    with pytest.raises(UnsupportedError, match=r"lengths \[3, 5\], not all 5 steps \(export it with a fixed"):
+        lower_float(network("LSTM", lengths=[STEPS, 3]))
+
+
+def test_sequences_are_refused(parse: Any) -> None:
+    proto = parse(
+        "g (float[2,3] x) => (float[2,3] y) { s = SequenceConstruct(x, x) y = SequenceAt(s, at) }",
+        21,
+        {"at": np.array(1)},
+    )
+    with pytest.raises(UnsupportedError, match="it works on a sequence of tensors") as raised:
+        lower_float(proto)
+    assert raised.value.exit_code == 3
