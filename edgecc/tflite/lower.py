@@ -22,7 +22,7 @@ from edgecc.tflite.versions import NOT_IN_2_14
 
 _FAMILIES = (
     "conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize", "index", "scan", "math", "logic",
-    "spatial", "windows", "product", "linear", "sample",
+    "spatial", "windows", "product", "linear", "sample", "quantized",
 )  # fmt: skip
 
 IoLayout = Literal["auto", "onnx", "nhwc"]

@@ -13,6 +13,7 @@ from edgecc.quant.params import QuantParams
 from edgecc.tflite import lowers
 from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
 from edgecc.tflite.lower_conv import bias_tensor, stored_weight
+from edgecc.tflite.lower_product import vector_matmul
 from edgecc.tflite.options import ACTIVATIONS
 
 
@@ -107,7 +108,8 @@ def matmul(site: Site, b: Builder) -> None:
     assert left is not None and right is not None
     ranks = [len(ir.static_dims(o.value)) for o in (left, right)]
     if min(ranks) < 2:
-        raise Unservable("a MatMul with a vector has no kernel", "give it a matrix with one row or column")
+        vector_matmul(site, b)
+        return
     if right.array is not None and ranks[1] == 2 and left.array is None:
         count = ir.static_dims(site.outputs[0].value)[-1]
         filters = _weights(b, right, transposed=True)

@@ -12,6 +12,7 @@ from edgecc.analysis.sites import Site
 from edgecc.ir import Array
 from edgecc.tflite import lowers
 from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
+from edgecc.tflite.lower_linear import resize_by_matrices
 
 # onnx.ai/onnx/operators Resize: x_original of an output coordinate x, by coordinate_transformation_mode.
 _COORDINATES: dict[str, Callable[[Array, float, int, int], Array]] = {
@@ -44,21 +45,24 @@ def resize(site: Site, b: Builder) -> None:
     operand = site.inputs[0]
     assert operand is not None
     size, out = ir.static_dims(operand.value), ir.static_dims(site.outputs[0].value)
-    if len(size) != 4 or size[:2] != out[:2]:
-        raise Unservable("only the two spatial axes of a batch of images can be resized")
     mode = str(site.attribute("mode", "nearest"))
     where = str(site.attribute("coordinate_transformation_mode", "half_pixel"))
-    if site.attribute("antialias", 0) or where not in _COORDINATES:
-        raise Unservable(
-            f"resizing with {where!r}{' and antialias' if site.attribute('antialias', 0) else ''}"
-        )
+    scales = site.inputs[2] if len(site.inputs) > 2 else None
+    if scales is not None and scales.array is None and ir.static_dims(scales.value) != (0,):
+        raise Unservable("its scales are computed at run time", "make them an initializer, or give sizes")
+    images = len(size) == 4 and size[:2] == out[:2]
+    kept = site.attribute("keep_aspect_ratio_policy", "stretch") != "stretch"
+    odd = site.attribute("antialias", 0) or site.attribute("axes") is not None or kept
+    if not images or odd or where not in _COORDINATES or mode == "cubic":
+        resize_by_matrices(site, b)
+        return
     source = b.input(0, channels_last(4))
     if mode == "nearest":
         _nearest(site, b, source, where, size[2:], out[2:])
     elif mode == "linear" and where in _BILINEAR and _scales_fit(site, size, out):
         b.operator("RESIZE_BILINEAR", [source, b.ints(out[2:])], [b.output()], _BILINEAR[where])
     else:
-        raise Unservable(f"resizing with mode {mode!r} and {where!r} has no kernel")
+        resize_by_matrices(site, b)
 
 
 def _scales(site: Site, size: tuple[int, ...], out: tuple[int, ...]) -> list[float]:

@@ -59,19 +59,23 @@ def composed_conv(site: Site, b: Builder) -> None:
     if b.quantized:
         raise NeedsFloat
     k = Composer(site, b, batch=True)
-    rank = len(k.input(1).shape)
-    x, weights = k.input(0, channels_last(rank)), k.input(1)
-    bias = k.input(2) if k.has(2) else None
+    order = channels_last(len(k.input(1).shape))
+    made = convolved(site, k, k.input(0, order), k.input(1), k.input(2) if k.has(2) else None)
+    k.finish(made, order=order)
+
+
+def convolved(site: Site, k: Composer, x: Term, weights: Term, bias: Term | None) -> Term:
+    """`x`, channels last, padded with zeros and convolved as the attributes of `site` say."""
+    count = len(weights.shape) - 2
     win = window(site, weights.shape[2:], x.shape[1:-1], k.out_shape()[2:])
-    x = padded(k, x, [*zip(win.before, win.after, strict=True)][2 - rank :])
-    count = rank - 2
+    x = padded(k, x, [*zip(win.before, win.after, strict=True)][-count:])
     made = convolve(
         k, x, weights, bias, strides=win.strides[-count:], dilations=win.dilations[-count:],
         groups=number(site, "group", 1),
     )  # fmt: skip
     for axis, extent in enumerate(k.out_shape()[2:], 1):
         made = k.cut(made, axis, 0, extent)
-    k.finish(made, order=channels_last(rank))
+    return made
 
 
 def padded(k: Composer, x: Term, amounts: Sequence[tuple[int, int]], value: float = 0.0) -> Term:
