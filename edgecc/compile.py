@@ -229,10 +229,16 @@ class _Compilation:
         with self._stage("profile"):
             jobs: dict[str, Job] = {form: Job(artifact) for form, artifact in artifacts.items()}
             jobs["original"] = Job(self._original(), operators=False)
-            found = profile_all(jobs, threads=self.options.threads or 1)
-        if "onnx" in artifacts and self.precision == "int8" and self.target.activation_dtype == "int8":
+            failed: dict[str, EdgeccError] = {}
+            found = profile_all(jobs, threads=self.options.threads or 1, failed=failed)
+        for key, error in failed.items():
+            if key in artifacts and self.options.max_latency is not None:
+                raise error
+            of = self._file(key) if key in artifacts else "the original"
+            self.warnings.append(f"{of} was not timed: {error.message}")
+        if "onnx" in found and self.precision == "int8" and self.target.activation_dtype == "int8":
             found["onnx"] = replace(found["onnx"], notes=(*found["onnx"].notes, *x86_notes()))
-        return {form: found[form] for form in artifacts}, found["original"]
+        return {form: found[form] for form in artifacts if form in found}, found.get("original")
 
     def _original(self) -> Artifact | Path:
         """What is timed beside the artifacts: the file itself where its shapes are what was compiled."""

@@ -699,3 +699,17 @@ def test_json_of_failure_and_success_never_mix(cli: Cli, tmp_path: Path) -> None
         found = cli(*each)
         assert found.code == code
         assert ("exit_code" in found.json) == (code != 0)
+
+
+def test_an_original_that_cannot_be_timed_ends_no_compilation(cli: Cli, tmp_path: Path) -> None:
+    """ONNX Runtime refuses two nodes of one name; edgecc tells them apart."""
+    model = onnx.load(MLP)
+    for node in model.graph.node:
+        node.name = "same"
+    path = tmp_path / "same.onnx"
+    onnx.save(model, path)
+    done = cli("compile", path, "--precision", "fp32", "--json", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert any(w.startswith("the original was not timed: ") for w in done.json["warnings"])
+    assert done.json["original_profile"] is None
+    assert all(a["profile"] for a in done.json["artifacts"])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import ModelProto
 
@@ -169,3 +170,21 @@ def test_quantiles_interpolate() -> None:
     values = [4.0, 1.0, 3.0, 2.0]
     assert [local._quantile(values, q) for q in (0, 0.5, 1)] == [1.0, 2.5, 4.0]
     assert [local._quantile(values, q) for q in (0.1, 0.9)] == pytest.approx(np.quantile(values, [0.1, 0.9]))
+
+
+def test_what_cannot_be_measured_is_told_and_the_rest_measured(
+    parse: Parse, tmp_path: Path, onnx_file: Path
+) -> None:
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"nonsense")
+    failed: dict[str, EdgeccError] = {}
+    found = profile_all({"bad": Job(bad), "good": Job(onnx_file)}, runs=3, failed=failed)
+    assert set(found) == {"good"}
+    assert "cannot run it" in failed["bad"].message
+
+
+def test_a_later_version_of_the_file_format_is_measured(onnx_file: Path, tmp_path: Path) -> None:
+    model = onnx.load(onnx_file)
+    model.ir_version = onnx.IR_VERSION + 1
+    onnx.save(model, tmp_path / "late.onnx")
+    assert profile_all({"late": Job(tmp_path / "late.onnx")}, runs=3)["late"].runs == 3

@@ -98,6 +98,7 @@ def profile_all(
     threads: int = 1,
     seconds: float = SECONDS,
     timeout: float = 120.0,
+    failed: dict[str, EdgeccError] | None = None,
 ) -> dict[str, Profile]:
     """Measures every file, one after the other; loading overlaps, so that two cost little more than one.
 
@@ -107,9 +108,10 @@ def profile_all(
         threads: of the runtime.
         seconds: spent on each network.
         timeout: seconds after which a network that does not answer is given up.
+        failed: receives, by key, why a network cannot be measured, which then has no profile.
 
     Raises:
-        EdgeccError: the runtime cannot load or run a file, or took longer than `timeout`.
+        EdgeccError: (without `failed`) the runtime cannot load or run a file, or took longer than `timeout`.
         UsageError: a file is missing, or is neither .onnx nor .tflite.
     """
     if threads < 1 or (runs is not None and runs < 1):
@@ -119,7 +121,15 @@ def profile_all(
         deadline = time.monotonic() + timeout
         for child in children.values():
             child.read("ready", deadline)
-        return {key: _measure(child, threads, timeout) for key, child in children.items()}
+        found: dict[str, Profile] = {}
+        for key, child in children.items():
+            try:
+                found[key] = _measure(child, threads, timeout)
+            except EdgeccError as error:
+                if failed is None:
+                    raise
+                failed[key] = error
+        return found
 
 
 def machine_name() -> str:

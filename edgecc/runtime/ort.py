@@ -14,6 +14,7 @@ from edgecc import ir
 from edgecc.errors import ModelError, UsageError
 from edgecc.ir import Array
 from edgecc.runtime import TensorSpec
+from edgecc.runtime.stopwatch import FOLDER_KEY, readable
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -21,13 +22,6 @@ if TYPE_CHECKING:
 # Initializers of at least this many bytes are handed over as arrays beside the protobuf: nothing is copied
 # into one message, so the 2 GB limit of protobuf does not apply. (onnx too keeps smaller ones in the file.)
 _BESIDE_BYTES = 1024
-
-# onnxruntime_session_options_config_keys.h: where a model given as bytes has its external data.
-_FOLDER_KEY = "session.model_external_initializers_file_folder_path"
-
-# Every release that is served reads this version of the file format and refuses those later than it knows.
-_IR_VERSION = 10
-_IR_VERSION_TAG = 0x08  # field 1 of ModelProto, a varint; protobuf writes it first
 
 # ONNX Runtime's names of element types, and numpy's.
 _NUMPY_NAMES = {
@@ -98,11 +92,11 @@ class OrtRunner:
             if beside:
                 options.add_external_initializers(list(beside), values)
             if model.folder is not None:
-                options.add_session_config_entry(_FOLDER_KEY, model.folder)
+                options.add_session_config_entry(FOLDER_KEY, model.folder)
             model = model.data
         self._errors = _errors()
         name = model if isinstance(model, str) else None
-        held = _readable(model, options)
+        held = readable(model, options)
         self._session: ort.InferenceSession = self._guard(
             lambda: ort.InferenceSession(held, options, providers=["CPUExecutionProvider"]), "load", name
         )
@@ -198,25 +192,6 @@ class OrtRunner:
         except self._errors as error:
             cause = " ".join(str(error).split())[:1000]
             raise ModelError(f"ONNX Runtime cannot {verb} the model: {cause}", node=name) from error
-
-
-def _readable(model: str | bytes, options: ort.SessionOptions) -> str | bytes:
-    """The model under a version of the file format that the runtime reads; it minds nothing else of a later one.
-
-    The operators have a version of their own, so what a later format adds shows there or in element types.
-    """
-    if isinstance(model, bytes):
-        head = model[:2]
-    else:
-        with Path(model).open("rb") as file:
-            head = file.read(2)
-    late = len(head) == 2 and head[0] == _IR_VERSION_TAG and _IR_VERSION < head[1] < 0x80
-    if not late:
-        return model
-    if isinstance(model, str):
-        options.add_session_config_entry(_FOLDER_KEY, str(Path(model).resolve().parent))
-        model = Path(model).read_bytes()
-    return bytes((_IR_VERSION_TAG, _IR_VERSION)) + model[2:]
 
 
 def check_feeds(inputs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> None:

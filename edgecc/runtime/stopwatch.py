@@ -19,6 +19,11 @@ from pathlib import Path
 from typing import Any
 
 MAX_RUNS = 2000
+# onnxruntime_session_options_config_keys.h: where a model given as bytes has its external data.
+FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+# Every release that is served reads this version of the file format and refuses those later than it knows.
+IR_VERSION = 10
+_IR_VERSION_TAG = 0x08  # field 1 of ModelProto, a varint; protobuf writes it first
 Handle = ctypes.c_void_p
 
 
@@ -212,6 +217,28 @@ def random_bytes(element_type: int) -> bytes:
     return source.randbytes(1021) if element_type in (3, 9) else bytes(8)  # uint8, int8
 
 
+def readable(model: str | bytes, options: Any) -> str | bytes:
+    """The model under a version of the file format that ONNX Runtime reads; it minds nothing else of a later one.
+
+    The operators have a version of their own, so what a later format adds shows there or in element types.
+
+    Args:
+        model: path or serialised ModelProto.
+        options: of the session; told the folder of the external data where a file becomes bytes.
+    """
+    if isinstance(model, bytes):
+        head = model[:2]
+    else:
+        with Path(model).open("rb") as file:
+            head = file.read(2)
+    if len(head) < 2 or head[0] != _IR_VERSION_TAG or not IR_VERSION < head[1] < 0x80:
+        return model
+    if isinstance(model, str):
+        options.add_session_config_entry(FOLDER_KEY, str(Path(model).resolve().parent))
+        model = Path(model).read_bytes()
+    return bytes((_IR_VERSION_TAG, IR_VERSION)) + model[2:]
+
+
 class Ort:
     """An ONNX file in ONNX Runtime's CPU provider, with every graph optimisation."""
 
@@ -232,7 +259,7 @@ class Ort:
         if profile:
             options.enable_profiling, options.profile_file_prefix = True, prefix
         session = self._ort.InferenceSession(
-            self._request["path"], options, providers=["CPUExecutionProvider"]
+            readable(self._request["path"], options), options, providers=["CPUExecutionProvider"]
         )
         self._session = session
         feeds = {i.name: self._noise(i) for i in session.get_inputs()}
