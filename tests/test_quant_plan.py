@@ -8,7 +8,7 @@ import pytest
 
 from edgecc import ir
 from edgecc.calibration.observers import Statistics, collect
-from edgecc.errors import ModelError, UsageError
+from edgecc.errors import ModelError, UnsupportedError, UsageError
 from edgecc.importer import load
 from edgecc.quant import rules
 from edgecc.quant.params import LIMITS, QuantParams, fixed, from_range, from_weights
@@ -276,3 +276,11 @@ def test_values_without_elements_have_a_range(parse: Any) -> None:
     found = collect(model, [{"x": np.ones((1, 3, 1), np.float32)}])
     assert found.ranges["z"] == (0.0, 0.0)
     make_plan(model, found)
+
+
+@pytest.mark.parametrize("kind", ["float16", "double"])
+def test_networks_of_other_types_are_refused(parse: Any, kind: str) -> None:
+    model = load(parse(f"g ({kind}[1,3] x) => ({kind}[1,3] y) {{ y = Relu(x) }}"))
+    sample = np.ones((1, 3), model.graph.inputs[0].dtype.numpy())  # type: ignore[union-attr]
+    with pytest.raises(UnsupportedError, match="nothing to quantize"):
+        make_plan(model, collect(model, [{"x": sample}]))

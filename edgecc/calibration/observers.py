@@ -223,7 +223,7 @@ class _Extremes:
         low, high = rows[:, 0].min(axis=0), rows[:, 1].max(axis=0)
         names = [*self._inputs, *(str(v.name) for v in self._inner)]
         if self._fence is not None:
-            cut = np.array([name not in self._whole for name in names])
+            cut = np.array([name not in self._whole for name in names], bool)
             low[cut] = np.maximum(low[cut], self._fence * np.quantile(rows[:, 0, cut], 0.25, axis=0))
             high[cut] = np.minimum(high[cut], self._fence * np.quantile(rows[:, 1, cut], 0.75, axis=0))
         return {n: (float(a), float(b)) for n, a, b in zip(names, low, high, strict=True)}

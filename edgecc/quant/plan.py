@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgecc import ir
-from edgecc.errors import ModelError, UsageError
+from edgecc.errors import ModelError, UnsupportedError, UsageError
 from edgecc.quant import rules
 from edgecc.quant.groups import Range, activation_params
 from edgecc.quant.params import DType, QuantParams, from_range, from_weights
@@ -142,9 +142,15 @@ def make_plan(
 
     Raises:
         UsageError: an activation has no finite range.
+        UnsupportedError: the network computes in float16, float64 or integers only.
     """
     if precision not in ("int8", "int16x8"):
         raise UsageError(f"there is no plan for the precision {precision}", remedy="choose int8 or int16x8")
+    if not statistics.ranges:
+        raise UnsupportedError(
+            "no value that the network computes is float32, so there is nothing to quantize",
+            remedy="export the network in float32, or choose --precision fp32",
+        )
     for name, (low, high) in statistics.ranges.items():
         if not (np.isfinite(low) and np.isfinite(high)):
             raise UsageError(
