@@ -25,6 +25,7 @@ _MAY_FAIL = {
     "Div": 1, "Mod": 1,
 }  # fmt: skip
 _INTEGER_ONLY = ("Div", "Mod")
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,18 +80,18 @@ class InlineIf(Pass):
             _take(model.graph, node, branches[isinstance(tried[0], str)])
             return None
         first, second = (result for result in tried if not isinstance(result, str))
-        if reason := _difference(node, first, second):
+        reason = _difference(node, first.outputs, second.outputs)
+        for branch, graph in zip(branches, (first, second), strict=True):
+            reason = reason or _hazard(graph, {inner.name for inner in branch.all_nodes()})
+        if reason is not None:
             return f"{_COMPUTED}, and {reason}"
-        for branch in branches:
-            if reason := _hazard(branch):
-                return f"{_COMPUTED}, and {reason}"
-        _select(model.graph, node, branches, first)
+        _select(model.graph, node, branches, first.outputs)
         return None
 
     def _trial(
         self, model: ir.Model, position: int, which: str, ctx: PassContext, depth: int
-    ) -> list[ir.Value] | str:
-        """What a branch returns, with type and shape, found in a copy; the reason if it cannot run at all."""
+    ) -> ir.Graph | str:
+        """A branch as a graph of its own, with types and shapes; the reason if it cannot run at all."""
         copy = model.clone()
         graph = copy.graph
         node = list(graph)[position]
@@ -111,7 +112,7 @@ class InlineIf(Pass):
             infer_static(copy, strict=True)
         except ModelError as error:
             return str(error.message)
-        return list(graph.outputs)
+        return graph
 
 
 def _difference(node: ir.Node, first: Sequence[ir.Value], second: Sequence[ir.Value]) -> str | None:
@@ -133,13 +134,14 @@ def _shape(value: ir.Value) -> str:
     return str([d if isinstance(d, int) else d.value or "?" for d in value.shape.dims]).replace("'", "")
 
 
-def _hazard(branch: ir.Graph) -> str | None:
-    for node in branch.all_nodes():
+def _hazard(graph: ir.Graph, names: set[str | None]) -> str | None:
+    """The first of these nodes that may stop the runtime."""
+    for node in graph.all_nodes():
         position = _MAY_FAIL.get(node.op_type)
-        if position is None or ir.constant(node.inputs[position]) is not None:
+        if position is None or node.name not in names or ir.constant(node.inputs[position]) is not None:
             continue
         source = node.inputs[0]
-        if node.op_type in _INTEGER_ONLY and (source is None or source.dtype in (None, ir.DataType.FLOAT)):
+        if node.op_type in _INTEGER_ONLY and source is not None and source.dtype in _FLOATS:
             continue
         return f"{ir.label(node)} ({node.op_type}) may fail where its branch is not meant to run"
     return None

@@ -40,6 +40,9 @@ CASES: dict[str, str] = {
         s = ReduceSum<keepdims = 0>(x) p = Greater(s, zero) on = Unsqueeze(p, row)
         y = If<then_branch = t () => (float a) { a = Abs(s) },
                else_branch = e () => (float b) { b = Exp(s) }>(on) }""",
+    "division of floats": f"""g (float[2,3] x) => (float[2,3] y) {{ {TEST}
+        y = If<then_branch = t () => (float[2,3] a) {{ p = Abs(x) a = Div(x, p) }},
+               else_branch = e () => (float[2,3] b) {{ b = Neg(x) }}>(on) }}""",
     "nested": f"""g (float[2,3] x) => (float[2,3] y) {{ {TEST} m = ReduceMax<keepdims = 0>(x) in = Less(m, s)
         y = If<then_branch = t () => (float[2,3] a) {{
                    a = If<then_branch = u () => (float[2,3] c) {{ c = Relu(x) }},
@@ -77,6 +80,12 @@ NEAR_MISSES: dict[str, tuple[str, str]] = {
             y = If<then_branch = t () => (float[6] a) {{ a = Reshape(x, flat) }},
                    else_branch = e () => (float[6,1] b) {{ b = Reshape(x, deep) }}>(on) }}""",
         "its condition is computed while running, and its branches return different shapes for 'y': [6] and [6, 1]",
+    ),
+    "division": (
+        f"""g (float[2,3] x, int64[3] i) => (int64[3] y) {{ {TEST}
+            y = If<then_branch = t () => (int64[3] a) {{ n = Neg(i) a = Div(i, n) }},
+                   else_branch = e () => (int64[3] b) {{ b = Neg(i) }}>(on) }}""",
+        "its condition is computed while running, and {} (Div) may fail where its branch is not meant to run",
     ),
     "indices": (
         f"""g (float[2,3] x, int64 i) => (float[3] y) {{ {TEST}

@@ -127,3 +127,19 @@ def test_a_real_network_of_a_scan(shared: Path) -> None:
     got = LiteRtRunner(lower_float(path, io_layout="onnx").data).run(x)
     for name, array in reference.run(x).items():
         np.testing.assert_allclose(got[name], array, atol=1e-4)
+
+
+def test_a_scan_whose_steps_choose_a_branch(parse: Any) -> None:
+    proto = _parse(
+        parse,
+        """g (float[4,3] x) => (float[3] y, float[4,3] z) {
+            y, z = Scan<num_scan_inputs = 1, body = b (float[3] a, float[3] b) => (float[3] c, float[3] d) {
+                s = ReduceSum<keepdims = 0>(b) n = ReduceMax<keepdims = 0>(a) on = Greater(s, n)
+                c = If<then_branch = t () => (float[3] p) { p = Add(a, b) },
+                       else_branch = e () => (float[3] q) { q = Sub(a, b) }>(on)
+                d = Neg(c) }>(zero, x) }""",
+    )
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    got = LiteRtRunner(lower_float(proto, io_layout="onnx").data).run({"x": x})
+    for name, array in OrtRunner.from_bytes(proto.SerializeToString()).run({"x": x}).items():
+        np.testing.assert_allclose(got[name], array, atol=1e-5)
