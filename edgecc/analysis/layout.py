@@ -84,7 +84,8 @@ CARRY = frozenset(
         "Selu",
         "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh",
         "ThresholdedRelu",
-        "Where", "Mish", "Celu",
+        "Where", "Mish", "Celu", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh", "IsInf", "IsNaN",
+        "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "BitShift", "BitCast",
     }
 )  # fmt: skip
 

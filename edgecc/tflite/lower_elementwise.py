@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgecc import ir
@@ -254,7 +256,12 @@ def identity(site: Site, b: Builder) -> None:
     drops = ratio is None or ratio.array is None or bool(ratio.array.any())
     if training is not None and (training.array is None or training.array.any()) and drops:
         raise Unservable("Dropout that drops has no kernel", "export the network in evaluation mode")
-    source = b.input(0, b.order(site.outputs[0].value))
+    operand = site.inputs[0]
+    if operand is not None and operand.array is not None and not b.quantized:
+        # As real numbers: XNNPACK computes no DEQUANTIZE of a float16 constant that is a result of the network.
+        operand = replace(operand, array=operand.real(), quant=None)
+    assert operand is not None
+    source = b.read(operand, b.order(site.outputs[0].value))
     b.alias(source)
     mask = site.outputs[1].value if len(site.outputs) > 1 else None
     if mask is not None and (mask.uses() or mask.is_graph_output()):

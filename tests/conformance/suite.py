@@ -56,9 +56,14 @@ def bound(case: Any) -> onnx.ModelProto:
     model.CopyFrom(case.model)
     inputs = case.data_sets[0][0]
     for value, array in list(zip(model.graph.input, inputs, strict=False))[1:]:
-        model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), value.name))
+        model.graph.initializer.append(numpy_helper.from_array(_array(array), value.name))
     del model.graph.input[1:]
     return model
+
+
+def _array(data: Any) -> Any:
+    """The numbers of an input or output; some tests hold them as TensorProto."""
+    return numpy_helper.to_array(data) if isinstance(data, onnx.TensorProto) else np.asarray(data)
 
 
 def outcome(case: Any, form: Form) -> str:
@@ -75,9 +80,9 @@ def outcome(case: Any, form: Form) -> str:
     except EdgeccError as error:
         return f"refused: {str(error).splitlines()[-1].strip()[:300]}"
     runner = LiteRtRunner(artifact.data, threads=1)
-    got = runner.run({n: np.asarray(a) for n, a in zip(names, inputs, strict=False)})
+    got = runner.run({n: _array(a) for n, a in zip(names, inputs, strict=False)})
     for value, expected in zip(model.graph.output, wanted, strict=True):
-        expected = np.asarray(expected)
+        expected = _array(expected)
         found = got[value.name]
         if found.shape != expected.shape:
             return f"wrong: {value.name} has shape {found.shape}, not {expected.shape}"
