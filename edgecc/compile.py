@@ -15,6 +15,7 @@ from edgecc.errors import EdgeccError
 from edgecc.importer import load
 from edgecc.options import CompileOptions, make_options
 from edgecc.pipeline import PassContext, Pipeline, PipelineLog
+from edgecc.presets import float_passes, quantized_passes
 from edgecc.target import Target
 from edgecc.target import target as find_target
 from edgecc.verdict import verdict
@@ -111,13 +112,15 @@ class _Compilation:
         resolve.check_sense(options, self.precision)
         if options.precision is None and self.precision == "dynamic":
             self.warnings.append(resolve.DYNAMIC_REMEDY)
+        self.passes = Pipeline(float_passes(self.target, options))
         with self._stage("import"):
             self.original = load(model, input_shape=options.input_shape)
             self.sha256, self.size = modelfile.identity(model, self.original)
             self.data, self.eval_data = resolve.datasets(options, self.original, self.warnings)
 
     def run(self) -> CompileResult:
-        floats = self._float_passes()
+        with self._stage("passes"):
+            floats = self._run(self.passes, self.original)
         plan = self._plan(floats)
         artifacts: dict[str, Artifact] = {}
         for form in self.formats:
@@ -136,12 +139,6 @@ class _Compilation:
             raise failure
         placed = {f: replace(a, path=folder / self._file(f)) for f, a in artifacts.items()}
         return CompileResult(placed, fidelities, profiles, report, folder)
-
-    def _float_passes(self) -> ir.Model:
-        from edgecc.presets import float_passes
-
-        with self._stage("passes"):
-            return self._run(Pipeline(float_passes(self.target, self.options)), self.original)
 
     def _run(self, pipeline: Pipeline, model: ir.Model, plan: QuantPlan | None = None) -> ir.Model:
         options = self.options
@@ -182,8 +179,6 @@ class _Compilation:
             )
 
     def _lower(self, floats: ir.Model, plan: QuantPlan | None, form: str) -> Artifact:
-        from edgecc.presets import quantized_passes
-
         special = None if plan is None else plan.for_runtime(form, floats, self.target)  # type: ignore[arg-type]
         model = self._run(Pipeline(quantized_passes(self.precision)), floats, special)
         if form == "tflite":
@@ -322,7 +317,6 @@ def lower_float(
     Raises:
         ModelError, UnsupportedError: as `compile`.
     """
-    from edgecc.presets import float_passes
     from edgecc.tflite.lower import lower
 
     options = CompileOptions(target=target, io_layout=io_layout)  # type: ignore[arg-type]

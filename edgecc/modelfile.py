@@ -103,7 +103,11 @@ def _read_bytes(path: Path) -> bytes:
 
 def _parse(data: bytes, name: str | None) -> onnx.ModelProto:
     if data[4:8] == b"TFL3":
-        raise ModelError("this is a TFLite file, not an ONNX model", node=name)
+        raise ModelError(
+            "this is a TFLite file, not an ONNX model",
+            node=name,
+            remedy="compile the ONNX model that it was made from; edgecc verify and profile take TFLite files",
+        )
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)

@@ -23,11 +23,11 @@ Array = npt.NDArray[Any]
 
 
 @pytest.fixture
-def det(parse: Callable[..., onnx.ModelProto], tmp_path: Path) -> Path:
+def unserved(parse: Callable[..., onnx.ModelProto], tmp_path: Path) -> Path:
     """A network with an operator that TFLite does not have, under a name that attacks terminals."""
-    model = parse("g (float[1,4,4] x) => (float[1] y) { t = Relu(x) \n y = Det(t) }")
+    model = parse("g (float[1,4,4] x) => (int64[3,n] y) { t = Relu(x) \n y = NonZero(t) }")
     model.graph.node[1].name = "evil\x1b[2J\x1b]0;owned\x07[red]\u202egnp"
-    path = tmp_path / "det.onnx"
+    path = tmp_path / "unserved.onnx"
     onnx.save(model, path)
     return path
 
@@ -156,10 +156,10 @@ def test_wrong_use_is_exit_2_with_a_reason_and_without_a_trace(
     assert again.json["message"]
 
 
-def test_an_operator_that_no_format_has_is_exit_3(cli: Cli, det: Path, tmp_path: Path) -> None:
-    found = cli("compile", det, "--format", "tflite", "--precision", "fp32", "-o", tmp_path / "o")
+def test_an_operator_that_no_format_has_is_exit_3(cli: Cli, unserved: Path, tmp_path: Path) -> None:
+    found = cli("compile", unserved, "--format", "tflite", "--precision", "fp32", "-o", tmp_path / "o")
     assert found.code == 3
-    assert "Det" in found.err
+    assert "NonZero" in found.err
     assert not (tmp_path / "o").exists()
 
 
@@ -323,18 +323,18 @@ def test_a_terminal_gets_a_bar_and_colours(tmp_path: Path) -> None:
     assert "give --data" in text
 
 
-def test_names_of_a_model_do_not_steer_the_terminal(cli: Cli, det: Path, tmp_path: Path) -> None:
+def test_names_of_a_model_do_not_steer_the_terminal(cli: Cli, unserved: Path, tmp_path: Path) -> None:
     for words in (
-        ("compile", det, "--format", "tflite", "--precision", "fp32", "-o", tmp_path / "o"),
-        ("inspect", det),
-        ("inspect", det, "--verbose"),
-        ("profile", det, "--runs", "2"),
+        ("compile", unserved, "--format", "tflite", "--precision", "fp32", "-o", tmp_path / "o"),
+        ("inspect", unserved),
+        ("inspect", unserved, "--verbose"),
+        ("profile", unserved, "--runs", "2"),
     ):
         found = cli(*words)
         text = found.out + found.err
         assert "evil" in text or words[0] == "profile"
         assert not set(text) & {"\x1b", "\x07", "\u202e", "\r"}
-    assert "\x1b" not in cli("inspect", det, "--json").out  # JSON escapes it
+    assert "\x1b" not in cli("inspect", unserved, "--json").out  # JSON escapes it
 
 
 def test_a_reader_that_goes_away_is_no_defect() -> None:
@@ -539,17 +539,17 @@ def test_a_function_of_the_users_own_module(
 # ---- the other commands --------------------------------------------------------------------------
 
 
-def test_inspect_counts_and_says_what_a_target_can_run(cli: Cli, det: Path) -> None:
+def test_inspect_counts_and_says_what_a_target_can_run(cli: Cli, unserved: Path) -> None:
     found = cli("inspect", CNN, "--json").json
     assert found["macs"] == pytest.approx(2.44e6, rel=0.01)
     assert found["parameters"] == pytest.approx(62_954, rel=0.05)
     assert found["peak_activation_bytes"] > 0
     assert all(not serving["findings"] for serving in found["targets"])
     findings = next(
-        s["findings"] for s in cli("inspect", det, "--json").json["targets"] if s["format"] == "tflite"
+        s["findings"] for s in cli("inspect", unserved, "--json").json["targets"] if s["format"] == "tflite"
     )
-    assert [f["op_type"] for f in findings] == ["Det"]
-    assert "cannot run" in cli("inspect", det).out
+    assert [f["op_type"] for f in findings] == ["NonZero"]
+    assert "cannot run" in cli("inspect", unserved).out
 
 
 def test_verify_measures_outputs_and_layers(cli: Cli, tmp_path: Path) -> None:
