@@ -390,7 +390,7 @@ def test_a_model_beyond_the_limit_of_protobuf_is_read_without_a_copy(parse: Pars
 
 
 def test_old_and_future_opsets_are_refused(parse: Parse) -> None:
-    for version, remedy in ((6, "version_converter"), (27, "opset 21")):
+    for version, remedy in ((6, "version_converter"), (29, "opset 21")):
         with pytest.raises(ModelError, match=f"opset {version}.*{remedy}"):
             importer.load(parse(RELU, version))
     with pytest.raises(EdgeccError):
