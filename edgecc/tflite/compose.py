@@ -198,7 +198,10 @@ class Composer:
             x, y = (x, self.cast(y, x.dtype)) if x.array is None else (self.cast(x, y.dtype), y)
         shape = np.broadcast_shapes(x.shape, y.shape)
         kind = "bool" if code in _COMPARISONS else x.dtype
-        if len(shape) > 4 and 1 in (int(np.prod(x.shape)), int(np.prod(y.shape))):  # few kernels broadcast so many
+        if len(shape) > 4 and 1 in (
+            int(np.prod(x.shape)),
+            int(np.prod(y.shape)),
+        ):  # few kernels broadcast so many
             flat = (shape[0], int(np.prod(shape[1:])))
             pair = [self.reshape(t, () if t.shape != shape else flat) for t in (x, y)]
             return self.reshape(self.apply(code, pair, flat, {}, kind), shape)
@@ -253,7 +256,12 @@ class Composer:
             return Term(self, x.array.transpose(perm))
         if x.batched and perm[0] != 0:
             raise Unservable(*_BATCH)
-        return self.apply("TRANSPOSE", [x, self.whole(perm)], [x.shape[p] for p in perm])
+        index = self.b.tensor(
+            f"{self.name}/transposed", [x.shape[p] for p in perm], x.dtype, batched=x.batched
+        )
+        reason = f"{self.name} is composed of kernels that work along other axes"
+        source = self.b.graph.tensors[x.index].name
+        return Term(self, None, self.b.transpose(x.index, index, perm, source, reason))
 
     def whole(self, values: Sequence[int] | Array | int) -> Term:
         """A constant of int32."""

@@ -44,14 +44,18 @@ def _letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
     left, arrow, right = equation.replace(" ", "").partition("->")
     parts = left.split(",")
     free = [c for c in string.ascii_uppercase + string.ascii_lowercase if c not in equation]
-    most = max([r - len(p.replace("...", "")) for p, r in zip(parts, ranks, strict=True) if "..." in p], default=0)
+    most = max(
+        [r - len(p.replace("...", "")) for p, r in zip(parts, ranks, strict=True) if "..." in p], default=0
+    )
     spelt = []
     for part, rank in zip(parts, ranks, strict=True):
         count = rank - len(part.replace("...", ""))
         spelt.append(part.replace("...", "".join(free[most - count : most])))
     if not arrow:
         letters = "".join(parts).replace(".", "")
-        right = ("..." if "..." in left else "") + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+        right = ("..." if "..." in left else "") + "".join(
+            sorted(c for c in set(letters) if letters.count(c) == 1)
+        )
     return spelt, right.replace("...", "".join(free[:most]))
 
 

@@ -34,7 +34,9 @@ def grid_sample(site: Site, b: Builder) -> None:
         at = (wish + 1.0) * ((size - 1) / 2) if aligned else (wish + 1.0) * (size / 2) - 0.5
         if mode == "nearest":
             at = k.one("ROUND", at)
-        found = _weights(k, _inside(k, at, size, padding, aligned), mode)
+        if mode != "cubic" or padding != "border":  # PyTorch and ONNX Runtime clamp only the cells of a cubic
+            at = _inside(k, at, size, padding, aligned)
+        found = _weights(k, at, mode)
         neighbours.append([_cell(k, cell, weight, size, padding, aligned) for cell, weight in found])
     rows = k.reshape(k.transpose(x, (0, *range(2, len(x.shape)), 1)), (batch * int(np.prod(space)), channels))
     first = k.whole(np.arange(batch)[:, None] * int(np.prod(space)))

@@ -30,7 +30,9 @@ def convolve(
     if spatial == 1:
         lifted = k.reshape(x, (x.shape[0], 1, *x.shape[1:]))
         filters = k.reshape(weights, (*weights.shape[:2], 1, weights.shape[2]))
-        made = convolve(k, lifted, filters, bias, strides=(1, *strides), dilations=(1, *dilations), groups=groups)
+        made = convolve(
+            k, lifted, filters, bias, strides=(1, *strides), dilations=(1, *dilations), groups=groups
+        )
         return k.reshape(made, (made.shape[0], *made.shape[2:]))
     if spatial not in (2, 3):
         raise Unservable(f"a convolution over {spatial} spatial axes has no kernel")
@@ -111,11 +113,18 @@ def composed_transpose(site: Site, b: Builder, front: Sequence[int]) -> None:
         amounts.append((before, k.out_shape()[axis + 2] + reach - before - x.shape[axis + 1]))
     inner = weights.shape[0] // groups
     turned = [
-        k.transpose(k.cut(weights, 0, g * inner, (g + 1) * inner), (1, 0, *range(2, rank))) for g in range(groups)
+        k.transpose(k.cut(weights, 0, g * inner, (g + 1) * inner), (1, 0, *range(2, rank)))
+        for g in range(groups)
     ]
     bias = k.input(2) if k.has(2) else None
     made = convolve(
-        k, padded(k, x, amounts), k.concat(turned, 0), bias, strides=[1] * count, dilations=dilations, groups=groups
+        k,
+        padded(k, x, amounts),
+        k.concat(turned, 0),
+        bias,
+        strides=[1] * count,
+        dilations=dilations,
+        groups=groups,
     )
     k.finish(made, order=channels_last(rank))
 

@@ -104,7 +104,9 @@ def average_pool(site: Site, b: Builder) -> None:
     k.finish(sums * (1 / _cells(site, k, win, count)).astype(np.float32), order=order)
 
 
-def _cells(site: Site, k: Composer, win: Window, count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _cells(
+    site: Site, k: Composer, win: Window, count: int
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """How many cells count in each window: (..., 1), channels last."""
     included = bool(number(site, "count_include_pad", 0))
     pads = [int(p) for p in site.attribute("pads", [0] * 2 * count)]  # type: ignore[attr-defined]
