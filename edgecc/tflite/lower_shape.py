@@ -163,8 +163,13 @@ def gather(site: Site, b: Builder) -> None:
     else:
         places = b.read(indices)
         extent = np.array(ir.static_dims(data.value)[axis], b.graph.tensors[places].dtype)
+        shape = b.shape(places)
+        if len(shape) > 4:  # beyond which tflite-runtime 2.14 aborts
+            places = b.reshape(places, b.temporary(places, "flat", (int(np.prod(shape)),)))
         counted = b.temporary(places, "counted")
         places = b.operator("FLOOR_MOD", [places, b.constant(extent, "extent")], [counted])
+        if len(shape) > 4:
+            places = b.reshape(places, b.temporary(places, "places", shape))
     b.operator(
         "GATHER", [b.input(0, order), places], [b.output()], {"axis": order.index(axis), "batchDims": 0}
     )
