@@ -57,12 +57,21 @@ def test_after_fuse_gemm(c: Case) -> None:
     check(c, passes=["fuse_gemm"])
 
 
+COMPOSED = [
+    case("MatMul", (5,), W),
+    case("MatMul", (3, 5), (5,)),
+]
+
+
+@pytest.mark.parametrize("c", COMPOSED, ids=str)
+def test_composed(c: Case) -> None:
+    check(c, tolerance=3e-5)
+
+
 REFUSED = [
     case("Gemm", X, W, alpha=2.0),
     case("Gemm", X, (5, 4), (4,), beta=2.0),
     case("MatMul", (2, 2, 2, 2, 3, 5), (2, 2, 2, 2, 5, 4)),
-    case("MatMul", (5,), W),
-    case("MatMul", (3, 5), (5,)),
     case("MatMul", X, (5, 4), dtype="int32"),
 ]
 
