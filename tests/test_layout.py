@@ -191,6 +191,21 @@ def test_flatten_carries_the_layout_into_gemm() -> None:
     assert answers(made) == {"FULLY_CONNECTED": 2, "CONV_2D": 1}
 
 
+@pytest.mark.parametrize("layout", ["auto", "onnx", "nhwc"])
+@pytest.mark.parametrize("perm", list(itertools.permutations(range(4))), ids=str)
+@pytest.mark.parametrize("source", ["x", "c"])
+def test_flatten_of_any_transposition(source: str, perm: tuple[int, ...], layout: str) -> None:
+    """Also where the rows of the matrix are not the batch: sequences for a recurrent network."""
+    shape = (2, 3, 4, 5)
+    rows = shape[perm[0]]
+    made = network(
+        f"g (float[2,3,4,5] x) => (float[{rows},4] y) {{ c = Conv(x, w)"
+        f" t = Transpose<perm={list(perm)}>({source}) f = Reshape(t, s) y = Gemm<transB=1>(f, a) }}",
+        w=seeded(3, 3, 1, 1), s=np.array([rows, -1]), a=seeded(4, 120 // rows),
+    )  # fmt: skip
+    answers(made, layout)
+
+
 def test_flatten_that_others_read_too_does_not() -> None:
     made = network(
         "g (float[2,3,6,5] x) => (float[2,4] y, float[2,210] z) "

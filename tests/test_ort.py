@@ -130,3 +130,9 @@ def test_a_later_version_of_the_file_format_is_no_obstacle(proto: onnx.ModelProt
     onnx.save(proto, path, save_as_external_data=True, location="w.bin", size_threshold=0)
     for runner in (OrtRunner.from_file(path), OrtRunner.from_bytes(whole)):
         np.testing.assert_allclose(runner.run(data)["y"], want, rtol=1e-6)
+
+
+def test_a_large_constant_that_nothing_reads(proto: onnx.ModelProto) -> None:
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((64, 64), F), "unread"))
+    runner = OrtRunner.from_model(importer.load(proto))
+    assert runner.run({"x": np.ones((1, 40), F)})["y"].shape == (1, 30)

@@ -248,7 +248,7 @@ def _carried(
     keeps_batch = first[0][:1] == first[1][:1] == (0,)
     if kind == "Reshape" and keeps_batch and flattens_for_gemm(graph, site):
         shape = ir.static_dims(computed[0])
-        return [(_flattened(shape, first[0]), _flattened(shape, first[1]))]
+        return [(flattened(shape, first[0]), flattened(shape, first[1]))]
     return None
 
 
@@ -312,8 +312,8 @@ def _rebased(order: Order, perm: list[int]) -> Permutation:
     return tuple(place[axis] for axis in order)
 
 
-def _flattened(shape: tuple[int, ...], order: Order) -> Order:
-    """(0, 1) where flattening from `order` gives ONNX's own sequence of columns."""
+def flattened(shape: tuple[int, ...], order: Order) -> Order:
+    """The order of the matrix; (0, 1) where flattening from `order` gives ONNX's own sequence of columns."""
     assert not isinstance(order, Flattened)
     own = tuple(range(len(shape)))
     return (0, 1) if moves_nothing(shape, order, own) else Flattened(shape, order)

@@ -255,6 +255,8 @@ def _serialize(model: ir.Model, extra_outputs: Sequence[str]) -> _Serialized:
             continue
         if tensor.dtype == ir.DataType.STRING or tensor.dtype.bitwidth < 8 or tensor.nbytes < _BESIDE_BYTES:
             continue
+        if not value.uses() and not value.is_graph_output():
+            continue  # the runtime drops it before it asks for the array
         array = tensor.numpy()
         if array.dtype.isbuiltin == 2:  # bfloat16, float8: stay in the protobuf
             continue

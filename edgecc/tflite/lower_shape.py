@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgecc import ir
-from edgecc.analysis.layout import flattens_for_gemm
+from edgecc.analysis.layout import flattened, flattens_for_gemm, identity
 from edgecc.analysis.sites import Operand, Site
 from edgecc.ir import Array
 from edgecc.tflite import lowers
@@ -36,7 +36,9 @@ def reshape(site: Site, b: Builder) -> None:
     """RESHAPE; nothing where only FULLY_CONNECTED reads it, which flattens by itself."""
     value = _data(site).value
     if site.op_type == "Reshape" and flattens_for_gemm(b.sites, site):
-        b.alias(b.input(0, b.order(value)))
+        stored, result = b.permutation(value), site.outputs[0].value
+        carried = stored[:1] == (0,) and flattened(ir.static_dims(value), stored) == b.order(result)
+        b.alias(b.input(0, stored if carried else identity(value)))
         return
     source = b.input(0)
     target = b.output()
