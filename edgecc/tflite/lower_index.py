@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgecc import ir
 from edgecc.analysis.sites import Site
 from edgecc.ir import Array
 from edgecc.tflite import lowers
-from edgecc.tflite.builder import Builder, Unservable, is_batched
+from edgecc.tflite.builder import Builder, Unservable
 from edgecc.tflite.compose import Composer, Term
 
 _DENSE = 2**22  # elements of a comparison of all positions with all indices
@@ -283,34 +282,3 @@ def _place_dense(k: Composer, flat: Term, where: Term, new: Term, reduction: str
         hit = k.reduce("REDUCE_MAX", k.cast(mask, "int32"), [0])
         return k.cast(k.select(k.binary("GREATER", hit, 0), joined, wide), flat.dtype)
     return k.cast(k.binary(code, wide, joined), flat.dtype)
-
-
-@lowers("MaxUnpool")
-def max_unpool(site: Site, b: Builder) -> None:
-    """Values at the flat positions of an image of zeros; positions count in the image without `output_shape`."""
-    k = Composer(site, b)
-    x, places = k.input(0), k.cast(k.input(1), "int32")
-    out = k.out_shape()
-    if k.has(2):
-        kernel = [int(i) for i in site.attribute("kernel_shape", ())]  # type: ignore[attr-defined]
-        pads = [int(i) for i in site.attribute("pads", [0] * 2 * len(kernel))]  # type: ignore[attr-defined]
-        steps = [int(i) for i in site.attribute("strides", [1] * len(kernel))]  # type: ignore[attr-defined]
-        own = [(d - 1) * s + n - p - q for d, s, n, p, q in
-               zip(x.shape[2:], steps, kernel, pads, pads[len(kernel) :], strict=False)]  # fmt: skip
-        if places.array is None:
-            raise Unservable("its indices are computed at run time", "leave its output_shape away")
-        grid = np.unravel_index(places.array, (*x.shape[:2], *own))
-        places = k.whole(np.ravel_multi_index(grid, out))
-    zeros = Term(k, np.zeros(out, x.dtype))
-    k.finish(place(k, zeros, places, x, "none"))
-
-
-def constant_result(site: Site, b: Builder, array: Array) -> None:
-    """The result is a constant."""
-    value = site.outputs[0].value
-    array = array.astype(b.dtype(value))
-    order = b.permutation(value)
-    if array.shape != ir.static_dims(value) or is_batched(value):
-        raise Unservable(f"its result has the shape {list(array.shape)}, not that of the model")
-    moved = np.ascontiguousarray(array.transpose(order)).reshape([array.shape[a] for a in order])
-    b.alias(b.constant(moved, f"{value.name}/constant"))

@@ -12,7 +12,18 @@ from edgecc.ir import Array
 from edgecc.tflite import lowers
 from edgecc.tflite.builder import Builder, Unservable, is_batched
 from edgecc.tflite.compose import Composer, Term
-from edgecc.tflite.lower_index import constant_result, number, positions
+from edgecc.tflite.lower_index import number, positions
+
+
+def constant_result(site: Site, b: Builder, array: Array) -> None:
+    """The result is a constant."""
+    value = site.outputs[0].value
+    array = array.astype(b.dtype(value))
+    order = b.permutation(value)
+    if array.shape != ir.static_dims(value) or is_batched(value):
+        raise Unservable(f"its result has the shape {list(array.shape)}, not that of the model")
+    moved = np.ascontiguousarray(array.transpose(order)).reshape([array.shape[a] for a in order])
+    b.alias(b.constant(moved, f"{value.name}/constant"))
 
 
 def _axis(k: Composer, position: int, rank: int) -> int:

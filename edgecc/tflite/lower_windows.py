@@ -13,7 +13,7 @@ from edgecc.analysis.sites import Site
 from edgecc.tflite import lowers
 from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
 from edgecc.tflite.compose import Composer, Term
-from edgecc.tflite.lower_index import number
+from edgecc.tflite.lower_index import number, place
 from edgecc.tflite.lower_spatial import padded
 from edgecc.tflite.padding import Window, window
 
@@ -88,9 +88,9 @@ def max_pool(site: Site, b: Builder) -> None:
         pairs = [(k.cut(best, axis - 1, *c), k.cut(index, axis - 1, *c))
                  for c in _slices(win, axis, k.out_shape()[axis])]  # fmt: skip
         best, index = pairs[0]
-        for value, place in pairs[1:]:
+        for value, spot in pairs[1:]:
             larger = k.binary("GREATER", value, best)
-            best, index = k.select(larger, value, best), k.select(larger, place, index)
+            best, index = k.select(larger, value, best), k.select(larger, spot, index)
     k.finish(k.cast(best, given), 0, order)
     k.finish(index, 1, order)
 
@@ -152,3 +152,23 @@ def _root(k: Composer, x: Term, p: int) -> Term:
     if p == 2:
         return k.one("SQRT", x)
     return x if p == 1 else k.binary("POW", x, 1 / p)
+
+
+@lowers("MaxUnpool")
+def max_unpool(site: Site, b: Builder) -> None:
+    """Values at the flat positions of an image of zeros; positions count in the image without `output_shape`."""
+    k = Composer(site, b)
+    x, places = k.input(0), k.cast(k.input(1), "int32")
+    out = k.out_shape()
+    if k.has(2):
+        kernel = [int(i) for i in site.attribute("kernel_shape", ())]  # type: ignore[attr-defined]
+        pads = [int(i) for i in site.attribute("pads", [0] * 2 * len(kernel))]  # type: ignore[attr-defined]
+        steps = [int(i) for i in site.attribute("strides", [1] * len(kernel))]  # type: ignore[attr-defined]
+        own = [(d - 1) * s + n - p - q for d, s, n, p, q in
+               zip(x.shape[2:], steps, kernel, pads, pads[len(kernel) :], strict=False)]  # fmt: skip
+        if places.array is None:
+            raise Unservable("its indices are computed at run time", "leave its output_shape away")
+        grid = np.unravel_index(places.array, (*x.shape[:2], *own))
+        places = k.whole(np.ravel_multi_index(grid, out))
+    zeros = Term(k, np.zeros(out, x.dtype))
+    k.finish(place(k, zeros, places, x, "none"))
