@@ -40,7 +40,6 @@ REFUSED = [
     case("ReduceLogSumExp", X, ints(1)),
     case("ReduceMax", X, ints(1), dtype="bool"),
     case("ReduceSum", X, ints(1), dtype="uint32"),
-    case("ArgMax", X, axis=1),
 ]
 
 
