@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import ClassVar
+
+import numpy as np
 
 from edgecc import ir
 from edgecc.passes import _rewrite as rw
@@ -72,11 +75,15 @@ def _simplify(graph: ir.Graph, node: ir.Node, tally: rw.Tally) -> None:
 
 
 def _fix_target(graph: ir.Graph, node: ir.Node, tally: rw.Tally) -> None:
-    """Gives an Expand or Resize that computes its target a constant one, which leaves a symbolic batch open."""
+    """Gives an Expand or Resize that computes its target a constant one, which leaves a symbolic batch open.
+
+    A Resize of some axes becomes one of all: ONNX Runtime's change of layout overlooks `axes` (1.31).
+    """
     position = 1 if node.op_type == "Expand" else 3
     target = node.inputs[position] if len(node.inputs) > position else None
     source, out = node.inputs[0], node.outputs[0]
-    if target is None or ir.constant(target) is not None or source is None:
+    partial = node.op_type == "Resize" and ir.attribute(node, "axes") is not None
+    if source is None or not (partial or (target is not None and ir.constant(target) is None)):
         return None
     shape, before = ir.dims(out), ir.dims(source)
     if shape is None or before is None or source.shape is None or out.shape is None:
@@ -87,18 +94,48 @@ def _fix_target(graph: ir.Graph, node: ir.Node, tally: rw.Tally) -> None:
         return tally.refuse(
             node, f"its output shape {out.shape} has an open dimension that its input has not"
         )
+    unread = list(node.inputs[1:])
     if node.op_type == "Expand":  # what it asks for, 1, the batch has anyhow
-        constant = rw.integers(graph, [1 if d is None else d for d in shape], f"{out.name}_shape")
-    elif ir.attribute(node, "axes") is not None:
-        return tally.refuse(node, "it computes the sizes of some axes only")
+        node.replace_input_with(1, rw.integers(graph, [d or 1 for d in shape], f"{out.name}_shape"))
+    elif isinstance(scales := _scales(node, before, shape), str):
+        return tally.refuse(node, scales)
     else:
-        kept = {i: d for i, d in enumerate(shape) if d is not None}
-        constant = rw.integers(graph, kept.values(), f"{out.name}_sizes")
-        node.attributes["axes"] = ir.Attr("axes", ir.AttributeType.INTS, list(kept))
-    node.replace_input_with(position, constant)
-    rw.drop_dead([target])
+        name = ir.fresh_name(graph, f"{out.name}_scales")
+        node.resize_inputs(3)
+        node.replace_input_with(1, None)
+        node.replace_input_with(2, ir.add_initializer(graph, scales, name))
+        node.attributes.pop("axes", None)
+    rw.drop_dead(unread)
     tally.rewritten += 1
     return None
+
+
+def _scales(node: ir.Node, before: tuple[int | None, ...], after: tuple[int | None, ...]) -> ir.Array | str:
+    """The factors of all axes that give the same answers as the sizes, or why there are none."""
+    mode = ir.attribute(node, "mode", "nearest")
+    if ir.attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+        return "it resizes a region"
+    if ir.attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+        return "it keeps the aspect ratio"
+    given = ir.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if given is not None and given.size:  # of some axes
+        axes = [a % len(before) for a in ir.attribute(node, "axes", ())]
+        if len(axes) != given.size:
+            return "it has another number of factors than of axes"
+        scales = np.ones(len(before), np.float32)
+        scales[axes] = given
+        return scales
+    pairs = [
+        (1, 1) if d is None or size is None else (d, size) for d, size in zip(before, after, strict=True)
+    ]
+    if any(not d for d, _ in pairs):
+        return "it enlarges what has no elements"
+    scales = np.array([size / d for d, size in pairs], np.float32)
+    for (d, size), scale in zip(pairs, scales, strict=True):
+        exact = Fraction(float(scale)) == Fraction(size, d)
+        if not exact and (mode == "nearest" or int(np.float32(d) * scale) != size):
+            return f"its sizes, {d} to {size}, are no factor in float32"
+    return scales
 
 
 def _take_softmax_out(node: ir.Node) -> bool:

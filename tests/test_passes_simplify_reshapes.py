@@ -107,11 +107,16 @@ def test_constants_are_left_to_fold_constants(parse: Any, rewrite: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "line", "target"),
     [
-        ("p = GlobalAveragePool(x) s = Shape(x) y = Expand(p, s)", "y = Expand (p, y_shape)", [1, 3, 4, 5]),
+        ("p = GlobalAveragePool(x) s = Shape(x) y = Expand(p, s)", "y = Expand (p, y_shape)", [1, 3, 4, 6]),
         (
-            'p = MaxPool<kernel_shape=[2,2]>(x) s = Shape(x) y = Resize<mode="linear">(p, , , s)',
-            'y = Resize <mode: string = "linear", axes: ints = [1, 2, 3]> (p, "", "", y_sizes)',
-            [3, 4, 5],
+            'p = MaxPool<kernel_shape=[1,4]>(x) s = Shape(x) y = Resize<mode="linear">(p, , , s)',
+            'y = Resize <mode: string = "linear"> (p, "", y_scales)',
+            [1, 1, 1, 2],
+        ),
+        (
+            "p = MaxPool<kernel_shape=[3,4]>(x) y = Resize<axes=[3,2]>(p, , half)",
+            'y = Resize (p, "", y_scales)',
+            [1, 1, 2, 2],
         ),
     ],
 )
@@ -119,12 +124,20 @@ def test_constants_are_left_to_fold_constants(parse: Any, rewrite: Any) -> None:
 def test_targets_of_expand_and_resize_become_constant(
     parse: Any, rewrite: Any, assert_same_answers: Any, body: str, line: str, target: list[int], batch: int
 ) -> None:
-    original = parse(f"g (float[N,3,4,5] x) => (float[N,3,4,5] y) {{ {body} }}", 21)
+    constants = {"half": np.full(2, 2, np.float32)} if "half" in body else {}
+    original = parse(f"g (float[N,3,4,6] x) => (float[N,3,4,6] y) {{ {body} }}", 21, constants)
     result = rewrite(original, SimplifyReshapes())
     assert result.lines[-1] == line
     assert not any("Shape (" in each for each in result.lines)
     assert [v.tolist() for v in map(result.constant, result.model.graph.initializers)] == [target]
     assert_same_answers(original, result.model, batch=batch)
+
+
+def test_sizes_that_are_no_factor_stay(parse: Any, rewrite: Any) -> None:
+    body = "p = MaxPool<kernel_shape=[2,2]>(x) s = Shape(x) y = Resize(p, , , s)"
+    text = f"g (float[N,3,4,6] x) => (float[N,3,4,6] y) {{ {body} }}"
+    result = rewrite(parse(text, 21), SimplifyReshapes())
+    assert result.reasons == ["its sizes, 3 to 4, are no factor in float32"]
 
 
 def test_an_expand_over_the_batch_is_refused(parse: Any, rewrite: Any) -> None:
