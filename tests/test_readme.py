@@ -42,7 +42,13 @@ def test_there_are_examples() -> None:
 def test_commands(line: str, folder: Path) -> None:
     path = f"{EDGECC.parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        line, shell=True, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+        line,
+        shell=True,
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     made = {p.name for p in (folder / "build" / "digits_cnn-arm").iterdir()}
