@@ -167,8 +167,9 @@ def _recall_shapes(graph: ir.Graph, declared: Mapping[ir.Value, ir.Shape]) -> No
             value.shape = shape
         elif known is not None and fixed and len(known) == len(shape):
             pairs = zip(known.dims, shape.dims, strict=True)
-            value.shape = ir.Shape([d if isinstance(d, int) else input_shapes.number_of(s) or d for d, s in pairs])
-
+            value.shape = ir.Shape(
+                [d if isinstance(d, int) else input_shapes.number_of(s) or d for d, s in pairs]
+            )
 
 
 def _inline(model: ir.Model, version: int) -> bool:

@@ -71,6 +71,13 @@ def float32_excess(output: OutputFidelity) -> str:
     return f"output {output.name} differs by {error:.2e} of its {of}, {allowed}"
 
 
+_REMEDIES = {
+    "fp32": "report it; edgecc verify --layers shows where the answers part, --skip-pass leaves a pass out",
+    "approximate": "look at the error of each layer (edgecc verify --layers), give more representative calibration"
+    " data, or choose a wider --precision",
+}
+
+
 def check_limits(
     fidelity: Fidelity,
     *,
@@ -117,6 +124,5 @@ def check_limits(
         raise FidelityError(
             f"{'; '.join(missed)} ({fidelity.samples} samples: {fidelity.data})",
             node=artifact,
-            remedy="look at the error of each layer (edgecc verify --layers), give more representative"
-            " calibration data, or choose a wider --precision",
+            remedy=_REMEDIES["fp32" if precision in ("fp32", "float32") else "approximate"],
         )

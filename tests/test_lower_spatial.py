@@ -1,6 +1,6 @@
 """Convolutions, pools, norms and samplings that are composed: ONNX Runtime against LiteRT."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -20,7 +20,7 @@ def resized(*scales: float, **attributes: Any) -> Case:
 
 
 POOLS = [
-    case(op, shape, kernel_shape=kernel, **more)
+    case(op, shape, kernel_shape=kernel, **cast(dict[str, Any], more))
     for op in ("MaxPool", "AveragePool", "LpPool")
     for shape, kernel, more in (
         (CUBE, [2, 3, 2], {}), (CUBE, [3, 3, 3], {"strides": [2, 1, 2], "pads": [1, 1, 0, 1, 0, 1]}),
@@ -87,8 +87,8 @@ def _against_reference(c: Case) -> None:
 
     made = model(c)
     feeds = {"x0": seeded(*made_shape(made))}
-    wanted = ReferenceEvaluator(made).run(None, feeds)
-    assert_close(LiteRtRunner(compiled(made).data, threads=1).run(feeds), {"y0": np.asarray(wanted[0])})
+    wanted = np.asarray(list(ReferenceEvaluator(made).run(None, feeds))[0])
+    assert_close(LiteRtRunner(compiled(made).data, threads=1).run(feeds), {"y0": wanted})
 
 
 def made_shape(made: onnx.ModelProto) -> list[int]:

@@ -22,7 +22,10 @@ def conv(site: Site, b: Builder) -> None:
     """CONV_2D, or DEPTHWISE_CONV_2D where each group has one input channel. One-dimensional ones run at height 1."""
     data, weight = site.inputs[0], site.inputs[1]
     assert data is not None and weight is not None
-    if any(o is not None and o.array is None for o in site.inputs[1:]) or len(ir.static_dims(weight.value)) > 4:
+    if (
+        any(o is not None and o.array is None for o in site.inputs[1:])
+        or len(ir.static_dims(weight.value)) > 4
+    ):
         lower_spatial.composed_conv(site, b)
         return
     assert weight.array is not None
