@@ -7,8 +7,6 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import Any, Literal
 
-import numpy as np
-
 from edgecc import __version__, ir, registry
 from edgecc.analysis.layout import Layout, channels_last, choose_layout, identity
 from edgecc.analysis.refusals import reason_and_remedy
@@ -146,11 +144,7 @@ def _port_quant(quant: QuantParams | None, io_dtype: IoDtype) -> QuantParams | N
     """How a port stores integers; uint8 is int8 with its zero point moved by 128."""
     if io_dtype == "float32" or quant is None or quant.dtype != "int8":
         return None
-    if io_dtype == "int8":
-        return quant
-    return QuantParams(
-        scale=quant.scale, zero_point=np.asarray(quant.zero_point) + 128, dtype="uint8", axis=None
-    )
+    return quant if io_dtype == "int8" else quant.as_unsigned()
 
 
 def _outputs(
