@@ -7,14 +7,14 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from edgecc.errors import ModelError, UsageError
+from edgecc.errors import UsageError
+from edgecc.tomlfile import read_toml
 
 if TYPE_CHECKING:
     from edgecc.pipeline import Pass
@@ -264,12 +264,7 @@ def read_config(path: Path) -> dict[str, Any]:
         UsageError: there is no such file, or a key is unknown.
         ModelError: it is not TOML.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError("there is no such configuration file", node=str(path)) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ModelError(f"not a readable TOML file: {error}", node=str(path)) from error
+    table = read_toml(path, "configuration")
     names = {flag(f.name).replace("-", "_"): f.name for f in fields(CompileOptions)}
     names |= {f.name: f.name for f in fields(CompileOptions)}
     found: dict[str, Any] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,8 @@ from typing import Any, Literal
 import msgspec
 
 from edgecc import registry
-from edgecc.errors import ModelError, UsageError
+from edgecc.errors import ModelError
+from edgecc.tomlfile import read_toml
 
 
 class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,12 +99,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ModelError(
             "a target extends itself", node=str(path), remedy="remove `extends` from one of them"
         )
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError("there is no such target file", node=str(path)) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ModelError(f"not a readable TOML file: {error}", node=str(path)) from error
+    data = read_toml(path, "target")
     parent = data.pop("extends", None)
     if parent is None:
         return data
