@@ -89,15 +89,15 @@ def _serving(model: ir.Model, name: str, form: str) -> Serving:
     lowered, _ = passes.run(model, PassContext(target=device, check=False))
     try:
         if form == "tflite":
-            from edgecc.tflite.lower import lower
+            from edgecc.tflite.lower import lower_graph
 
-            artifact = lower(lowered, precision="fp32", target=name)
+            found = lower_graph(lowered)
         else:
             operators = Counter(node.op_type for node in lowered.graph)
             return Serving(name, form, dict(operators.most_common()), ())
     except UnsupportedError as error:
         return Serving(name, form, {}, error.findings or (Finding("all", "-", error.message),))
-    return Serving(name, form, artifact.notes.get("operators", {}), ())
+    return Serving(name, form, found.notes["operators"], ())
 
 
 def peak_activations(model: ir.Model) -> int | None:

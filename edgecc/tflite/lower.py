@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from edgecc.errors import Finding, UnsupportedError
 from edgecc.quant.params import QuantParams
 from edgecc.tflite import LOWERINGS, Lowering
 from edgecc.tflite.builder import Builder, NeedsFloat, NotMade, Transposition, Unservable, is_batched
+from edgecc.tflite.graph import Graph
 from edgecc.tflite.versions import NOT_IN_2_14
 
 _FAMILIES = (
@@ -35,6 +37,24 @@ def lowerings() -> dict[str, Lowering]:
     return LOWERINGS
 
 
+@dataclass(frozen=True)
+class Lowered:
+    """A TFLite graph that could be written.
+
+    Attributes:
+        graph: its constants are the model's own arrays wherever they need not be rearranged.
+        inputs, outputs: how the ports of the ONNX model are stored.
+        layouts: for each tensor that holds an ONNX value in another order, the order of its axes.
+        notes: see `Artifact`.
+    """
+
+    graph: Graph
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    layouts: Mapping[str, list[int]]
+    notes: Mapping[str, Any]
+
+
 def lower(
     model: ir.Model,
     *,
@@ -48,6 +68,33 @@ def lower(
     Args:
         model: with static shapes but for the batch.
         precision, target: recorded in the artifact.
+        io_layout, io_dtype: see `lower_graph`.
+
+    Raises:
+        UnsupportedError: naming every node that has no lowering; or the file would exceed 2 GB.
+    """
+    from edgecc.tflite.writer import write
+
+    lowered = lower_graph(model, io_layout=io_layout, io_dtype=io_dtype)
+    metadata = {
+        "version": __version__,
+        "target": target,
+        "precision": precision,
+        "inputs": [asdict(p) for p in lowered.inputs],
+        "outputs": [asdict(p) for p in lowered.outputs],
+        "layouts": lowered.layouts,
+    }
+    data = write(
+        lowered.graph, description=f"edgecc {__version__}, {precision} for {target}", metadata=metadata
+    )
+    return Artifact(data, "tflite", precision, target, lowered.inputs, lowered.outputs, lowered.notes)
+
+
+def lower_graph(model: ir.Model, *, io_layout: IoLayout = "auto", io_dtype: IoDtype = "float32") -> Lowered:
+    """Lowers a graph, with or without Q/DQ nodes, as far as all can be known of the file: nothing is written.
+
+    Args:
+        model: with static shapes but for the batch.
         io_layout: see `choose_layout`.
         io_dtype: type of inputs and outputs that the network takes quantized.
 
@@ -79,17 +126,7 @@ def lower(
     except Unservable as error:
         found = Finding(builder.at, "output", error.reason, error.remedy)
         raise UnsupportedError("this output cannot be written as TFLite", [found]) from error
-    graph = builder.graph
-    graph.inputs, graph.input_names = [i for i, _ in inputs], [p.name for _, p in inputs]
-    graph.outputs, graph.output_names = [i for i, _ in outputs], [p.name for _, p in outputs]
-    notes = {
-        "transposes": [asdict(t) for t in _drop_unread(builder)],
-        "float_islands": [
-            {"node": s.name, "op_type": s.op_type, "reason": "TFLite has no int8 kernel for it"}
-            for s in islands
-        ],
-    }
-    return _artifact(builder, [p for _, p in inputs], [p for _, p in outputs], precision, target, notes)
+    return _lowered(builder, inputs, outputs, islands)
 
 
 def _lower_site(b: Builder, site: Site, table: dict[str, Lowering]) -> bool:
@@ -223,32 +260,31 @@ def _drop_unread(b: Builder) -> list[Transposition]:
     return remaining
 
 
-def _artifact(
-    b: Builder, inputs: list[Port], outputs: list[Port], precision: str, target: str, notes: dict[str, Any]
-) -> Artifact:
-    from edgecc.tflite.writer import write
-
-    layouts = {}
-    for value, order in b.layout.orders.items():
-        if isinstance(order, tuple) and order != tuple(range(len(order))):
-            layouts[str(value.name)] = list(order)
-    names = {t.name for t in b.graph.tensors}
-    metadata = {
-        "version": __version__,
-        "target": target,
-        "precision": precision,
-        "inputs": [asdict(p) for p in inputs],
-        "outputs": [asdict(p) for p in outputs],
-        "layouts": {name: order for name, order in sorted(layouts.items()) if name in names},
+def _lowered(
+    b: Builder, inputs: list[tuple[int, Port]], outputs: list[tuple[int, Port]], islands: list[Site]
+) -> Lowered:
+    graph = b.graph
+    graph.inputs, graph.input_names = [i for i, _ in inputs], [p.name for _, p in inputs]
+    graph.outputs, graph.output_names = [i for i, _ in outputs], [p.name for _, p in outputs]
+    transposes = _drop_unread(b)
+    names = {t.name for t in graph.tensors}
+    layouts = {
+        str(value.name): list(order)
+        for value, order in b.layout.orders.items()
+        if isinstance(order, tuple) and order != tuple(range(len(order))) and value.name in names
     }
-    data = write(b.graph, description=f"edgecc {__version__}, {precision} for {target}", metadata=metadata)
-    newer = {(op.code, op.version) for op in b.graph.operators} & NOT_IN_2_14
+    newer = {(op.code, op.version) for op in graph.operators} & NOT_IN_2_14
     notes = {
-        "operators": b.graph.histogram(),
+        "operators": graph.histogram(),
         "not_in_tflite_runtime_2_14": sorted(f"{code} version {version}" for code, version in newer),
-        **notes,
+        "transposes": [asdict(t) for t in transposes],
+        "float_islands": [
+            {"node": s.name, "op_type": s.op_type, "reason": "TFLite has no int8 kernel for it"}
+            for s in islands
+        ],
     }
-    return Artifact(data, "tflite", precision, target, tuple(inputs), tuple(outputs), notes)
+    ports = tuple(p for _, p in inputs), tuple(p for _, p in outputs)
+    return Lowered(graph, *ports, dict(sorted(layouts.items())), notes)
 
 
-__all__ = ["Transposition", "lower", "lowerings"]
+__all__ = ["Lowered", "Transposition", "lower", "lower_graph", "lowerings"]
