@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,13 +16,13 @@ from edgecc.ir import Array
 from edgecc.runtime import Runner, TensorSpec
 from edgecc.runtime.litert_ports import (
     Bound,
+    bind,
     checked,
-    match_ports,
     own_port,
-    port_from_json,
     read_metadata,
     spec_of,
 )
+from edgecc.runtime.stderr import held_stderr
 
 
 @dataclass
@@ -51,25 +49,10 @@ class LiteRtRunner:
     def __post_init__(self) -> None:
         self._interpreter = _load(self.data, self.threads or _processors(), self.layers)
         self._facts = read_metadata(self.data)
-        self._in = self._bind(self._interpreter.get_input_details(), "inputs")
-        self._out = self._bind(self._interpreter.get_output_details(), "outputs")
+        self._in = bind(self._interpreter.get_input_details(), "inputs", self._facts, self.like)
+        self._out = bind(self._interpreter.get_output_details(), "outputs", self._facts, self.like)
         self.inputs: tuple[TensorSpec, ...] = tuple(map(spec_of, self._in))
         self.outputs: tuple[TensorSpec, ...] = tuple(map(spec_of, self._out))
-
-    def _bind(self, details: Sequence[Mapping[str, Any]], side: str) -> tuple[Bound, ...]:
-        dtypes = [np.dtype(d["dtype"]) for d in details]
-        if side in self._facts:
-            try:
-                ports = [port_from_json(fields) for fields in self._facts[side]]
-                pairs = list(zip(ports, range(len(details)), strict=True))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ModelError(f"the file's edgecc metadata does not fit its {side}: {error}") from error
-        elif self.like is not None:
-            wanted = self.like.inputs if side == "inputs" else self.like.outputs
-            pairs = match_ports(wanted, details, side)
-        else:
-            pairs = [(own_port(d), i) for i, d in enumerate(details)]
-        return tuple(Bound(port, details[i]["index"], dtypes[i]) for port, i in pairs)
 
     @property
     def precision(self) -> str | None:
@@ -148,19 +131,14 @@ def quiet_stderr() -> Iterator[None]:
 
     LiteRT 2.3 has no setting for them: they are written to file descriptor 2 by its logger.
     """
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
+    lines: list[str] = []
+    try:
+        with held_stderr() as lines:
             yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            held.seek(0)
-            kept = [line for line in held.read().splitlines(keepends=True) if not line.startswith(b"INFO:")]
-            if kept:
-                os.write(2, b"".join(kept))
+    finally:
+        kept = [f"{line}\n".encode() for line in lines if not line.startswith("INFO:")]
+        if kept:
+            os.write(2, b"".join(kept))
 
 
 def _load(data: bytes, threads: int, layers: bool) -> Any:

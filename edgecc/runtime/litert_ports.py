@@ -13,7 +13,7 @@ import numpy as np
 from edgecc.artifact import Port
 from edgecc.errors import ModelError, UsageError
 from edgecc.ir import Array
-from edgecc.runtime import TensorSpec
+from edgecc.runtime import Runner, TensorSpec
 
 METADATA = "edgecc"
 """Name of the metadata entry in which edgecc's TFLite files keep their ports and layouts, as JSON."""
@@ -113,6 +113,34 @@ def port_from_json(fields: Mapping[str, Any]) -> Port:
         scale=fields.get("scale"),
         zero_point=fields.get("zero_point"),
     )
+
+
+def bind(
+    details: Sequence[Mapping[str, Any]], side: str, facts: Mapping[str, Any], like: Runner | None
+) -> tuple[Bound, ...]:
+    """The ports of one side: as the file's own metadata has them, else matched with `like`, else as they are.
+
+    Args:
+        details: of the tensors, in the file's order, as LiteRT's interpreter gives them.
+        side: "inputs" or "outputs".
+        facts: what `read_metadata` found.
+        like: the ONNX model, for files that edgecc did not make.
+
+    Raises:
+        ModelError: the metadata is damaged.
+        UsageError: `like` has a port that matches no tensor.
+    """
+    if side in facts:
+        try:
+            ports = [port_from_json(fields) for fields in facts[side]]
+            pairs = list(zip(ports, range(len(details)), strict=True))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"the file's edgecc metadata does not fit its {side}: {error}") from error
+    elif like is not None:
+        pairs = match_ports(like.inputs if side == "inputs" else like.outputs, details, side)
+    else:
+        pairs = [(own_port(detail), i) for i, detail in enumerate(details)]
+    return tuple(Bound(port, details[i]["index"], np.dtype(details[i]["dtype"])) for port, i in pairs)
 
 
 def own_port(detail: Mapping[str, Any]) -> Port:
