@@ -48,13 +48,22 @@ class OutputFidelity:
 
 @dataclass(frozen=True)
 class LayerFidelity:
-    """One intermediate value, as `OutputFidelity`. `op_type`: what computes it in the original model."""
+    """One intermediate value, as `OutputFidelity`.
+
+    Attributes:
+        op_type: what computes it in the original model.
+        sqnr_db, max_abs_error, relative_error: with the error of all layers before it.
+        own_sqnr_db: with the error of this layer alone: the original's operators on the artifact's own inputs.
+        advice: why it loses much and what helps; None: no known trap.
+    """
 
     name: str
     op_type: str
     sqnr_db: float
     max_abs_error: float
     relative_error: float
+    own_sqnr_db: float
+    advice: str | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,11 @@ class Fidelity:
     def nonfinite(self) -> int:
         """Elements that are NaN or infinite where the reference is finite."""
         return sum(o.nonfinite for o in self.outputs)
+
+    def worst_layers(self, count: int = 10) -> tuple[LayerFidelity, ...]:
+        """The layers that lose most by themselves, the worst first; layers that lose nothing are none."""
+        losing = [layer for layer in self.layers if layer.own_sqnr_db < MAX_SQNR_DB]
+        return tuple(sorted(losing, key=lambda layer: layer.own_sqnr_db)[:count])
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON takes it."""

@@ -1,15 +1,22 @@
-"""The error of every intermediate value that the original and the artifact have under one name."""
+"""The error of every intermediate value that the original and the artifact have under one name.
+
+Of each, two errors: that which arrived from all layers before it, and its own. The own error is found by running the
+original's operators on the artifact's values: in a copy of the original every such value is cut, so that it is
+computed from what the artifact says of the values before it.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from edgecc import ir
+from edgecc.analysis.traps import Spread, trap
 from edgecc.artifact import Artifact
 from edgecc.errors import ModelError, UsageError
 from edgecc.fidelity import Accumulator, LayerFidelity
@@ -119,28 +126,100 @@ def compare_layers(
     else:
         source = OnnxLayers(data, threads=threads)
     known = set(source.names())
-    values = {
+    kinds = {
         str(out.name): node.op_type
         for node in original.graph
         for out in node.outputs
         if out.name in known and out.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
     }
-    names = list(values)
+    names = list(kinds)
     if not names:
         return ()
     reference = _exposed(original, names, threads)
+    pieces = _Pieces(original, names, threads)
     sums = {name: Accumulator(name) for name in names}
+    own = {name: Accumulator(name) for name in names}
+    seen = {name: _Seen() for name in names}
     for feeds in evenly(dataset, samples):
         wanted = reference.run(feeds)
+        given: dict[str, Array] = {}
         for name, got in source.values(feeds, names):
+            seen[name].add(wanted[name])
             fitted = _fitted(got, wanted[name].shape)
             if fitted is not None:
                 sums[name].add(wanted[name], fitted)
+                given[name] = np.ascontiguousarray(fitted, wanted[name].dtype)
+        for name, expected in pieces.run(feeds, {n: given.get(n, wanted[n]) for n in names}).items():
+            if name in given:
+                own[name].add(expected, given[name])
+    spreads = {name: s.spread for name, s in seen.items()}
+    values = {str(out.name): out for node in original.graph for out in node.outputs}
     return tuple(
-        LayerFidelity(name, values[name], s.sqnr_db, s.max_error, s.relative_error)
+        LayerFidelity(
+            name, kinds[name], s.sqnr_db, s.max_error, s.relative_error, own[name].sqnr_db,
+            trap(values[name], spreads) if own[name].noise else None,
+        )
         for name, s in sums.items()
         if s.samples
-    )
+    )  # fmt: skip
+
+
+class _Pieces:
+    """The original cut at named values: each is computed from what is given for the ones before it."""
+
+    def __init__(self, original: ir.Model, names: Sequence[str], threads: int | None) -> None:
+        from edgecc.runtime.ort import OrtRunner
+
+        copy = original.clone()
+        graph = copy.graph
+        wanted = set(names)
+        cut = [out for node in graph for out in node.outputs if out.name in wanted]
+        self._computed: dict[str, str] = {}
+        for value in cut:
+            name = str(value.name)
+            value.name = ir.fresh_name(graph, f"{name}_computed")
+            self._computed[value.name] = name
+            entry = ir.Value(name=name, shape=value.shape, type=value.type)
+            value.replace_all_uses_with(entry, replace_graph_outputs=True)
+            graph.inputs.append(entry)
+        graph.outputs[:] = cut
+        self._runner = OrtRunner.from_model(copy, optimize=False, threads=threads)
+        self._needed = {spec.name for spec in self._runner.inputs}
+
+    def run(self, feeds: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, Array]:
+        """The values computed from `given`, by their names in the original."""
+        every = {**feeds, **given}
+        found = self._runner.run({name: every[name] for name in self._needed})
+        return {self._computed[name]: array for name, array in found.items()}
+
+
+@dataclass
+class _Seen:
+    """Running extremes and energy of one value."""
+
+    energy: float = 0.0
+    count: int = 0
+    channels: Array = field(default_factory=lambda: np.zeros(0))
+
+    def add(self, array: Array) -> None:
+        """Takes one sample."""
+        self.energy += float(np.square(array, dtype=np.float64).sum())
+        self.count += array.size
+        axis = 1 if array.ndim > 1 else 0
+        others = tuple(i for i in range(array.ndim) if i != axis)
+        limits = (
+            np.abs(array).max(others, initial=0)
+            if array.ndim > 1
+            else np.abs(array).max(initial=0).reshape(1)
+        )
+        same = limits.shape == self.channels.shape
+        self.channels = np.maximum(self.channels, limits) if same else limits
+
+    @property
+    def spread(self) -> Spread:
+        """What was seen."""
+        limit = float(self.channels.max(initial=0))
+        return Spread(limit, (self.energy / max(self.count, 1)) ** 0.5, self.channels)
 
 
 def evenly(dataset: Dataset, samples: int) -> Iterator[dict[str, Array]]:

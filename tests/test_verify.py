@@ -24,6 +24,7 @@ from edgecc.tflite.lower import lower
 from edgecc.verify import check_limits, class_outputs, compare, compare_all, compare_layers, verify
 
 Parse = Callable[..., onnx.ModelProto]
+TWO = np.float32(2)
 Data = tuple[Array, Dataset]
 NETWORK = """small (float[N,3,8,10] x) => (float[N,5] p) {
     c = Conv<pads=[1,1,1,1]>(x, w, b)
@@ -247,6 +248,33 @@ def test_the_quantized_form_of_a_value_is_what_is_compared(parse: Parse) -> None
     )
     assert [layer.name for layer in found] == ["v", "y"]
     assert all(10 < layer.sqnr_db < 40 for layer in found)
+    rounded, negated = found
+    assert rounded.own_sqnr_db == rounded.sqnr_db  # nothing came before it
+    assert negated.own_sqnr_db == MAX_SQNR_DB  # Neg is exact: all of its error arrived from v
+
+
+def test_a_layers_own_error_is_told_from_what_arrives(parse: Parse) -> None:
+    """y = 2 * relu(x): the compiled one adds 0.5 to the first and 0.1 to the second."""
+    plain = load(
+        parse("g (float[N,4] x) => (float[N,4] y) { v = Relu(x) y = Mul(v, two) }", 21, {"two": TWO})
+    )
+    text = "g (float[N,4] x) => (float[N,4] y) { r = Relu(x) v = Add(r, a) m = Mul(v, two) y = Add(m, b) }"
+    constants = {"two": TWO, "a": np.float32(0.5), "b": np.float32(0.1)}
+    compiled = Artifact(parse(text, 21, constants).SerializeToString(), "onnx", "int8", "arm", (), ())
+    dataset = random_samples(plain, 8, seed=0)
+    found = compare_layers(plain, compiled, dataset, like=OrtRunner.from_model(plain))
+    v = np.concatenate([np.maximum(s["x"], 0) for s in dataset]).astype(np.float64)
+    assert [layer.name for layer in found] == ["v", "y"]
+    assert found[0].own_sqnr_db == pytest.approx(found[0].sqnr_db)
+    assert found[1].sqnr_db == pytest.approx(
+        10 * np.log10(np.square(2 * v).sum() / (v.size * 1.1**2)), abs=0.01
+    )
+    own = 2 * (v + 0.5)  # what the original makes of the compiled v
+    assert found[1].own_sqnr_db == pytest.approx(
+        10 * np.log10(np.square(own).sum() / (v.size * 0.1**2)), abs=0.01
+    )
+    worst = Fidelity((), 8, "d", found).worst_layers()
+    assert [layer.name for layer in worst] == ["v", "y"]
 
 
 def test_samples_for_layers_are_evenly_spaced() -> None:

@@ -82,22 +82,25 @@ def layer_figure(artifacts: Sequence[ArtifactFacts]) -> Figure | None:
         layers = artifact.fidelity.layers if artifact.fidelity is not None else ()
         if not layers:
             continue
-        # A value that does not differ at all has no finite SQNR: it is left out of the line.
-        levels = [None if x.sqnr_db >= MAX_SQNR_DB else round(x.sqnr_db, 2) for x in layers]
         names = [f"<b>{_text(x.name)}</b><br>{_text(x.op_type)}" for x in layers]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": artifact.label,
-                "x": [place[x.name] for x in layers],
-                "y": levels,
-                "text": names,
-                "hovertemplate": "%{text}<br>%{y:.1f} dB",
-                "line": {"color": colour, "width": 1.5},
-                "marker": {"size": 6},
-            }
-        )
+        for kind, dash, levels in (
+            ("with all before it", "solid", [x.sqnr_db for x in layers]),
+            ("own", "dot", [x.own_sqnr_db for x in layers]),
+        ):
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines+markers",
+                    "name": f"{artifact.label}, {kind}",
+                    "x": [place[x.name] for x in layers],
+                    # A value that does not differ at all has no finite SQNR: it is left out of the line.
+                    "y": [None if level >= MAX_SQNR_DB else round(level, 2) for level in levels],
+                    "text": names,
+                    "hovertemplate": "%{text}<br>%{y:.1f} dB",
+                    "line": {"color": colour, "width": 1.5, "dash": dash},
+                    "marker": {"size": 6 if dash == "solid" else 4},
+                }
+            )
     if not traces:
         return None
     return {

@@ -27,6 +27,11 @@ def report_tables(report: Report) -> list[Table | str]:
             f"{artifact.label}: {i.op_type} {i.node} runs in float: {i.reason}"
             for i in artifact.float_islands
         )
+    for artifact in report.artifacts:
+        if artifact.fidelity is not None:
+            items.extend(
+                worst_layers(artifact.fidelity, f"{artifact.label}: layers that lose most by themselves")
+            )
     items.extend(f"warning: {text}" for text in report.warnings)
     if report.failure:
         items.append(f"failed: {report.failure}")
@@ -108,9 +113,23 @@ def fidelity_tables(fidelity: Fidelity, title: str = "fidelity") -> list[Table |
     tables: list[Table | str] = [Table(title, headings, rows)]
     tables.append(f"measured on {fidelity.data} ({fidelity.samples} compared)")
     if fidelity.layers:
-        cells = [[x.name, x.op_type, decibels(x.sqnr_db), f"{x.relative_error:.2e}"] for x in fidelity.layers]
-        tables.append(Table("layers", ("value", "computed by", ">SQNR", ">error of range"), cells))
+        cells = [
+            [x.name, x.op_type, decibels(x.sqnr_db), decibels(x.own_sqnr_db), f"{x.relative_error:.2e}"]
+            for x in fidelity.layers
+        ]
+        columns = ("value", "computed by", ">SQNR", ">own SQNR", ">error of range")
+        tables += [Table("layers", columns, cells), *worst_layers(fidelity)]
     return tables
+
+
+def worst_layers(fidelity: Fidelity, title: str = "layers that lose most by themselves") -> list[Table | str]:
+    """The ten worst layers and what would help them; nothing where no layer was compared."""
+    worst = fidelity.worst_layers()
+    cells = [
+        [x.name, x.op_type, decibels(x.own_sqnr_db), decibels(x.sqnr_db), x.advice or "-"] for x in worst
+    ]
+    headings = ("value", "computed by", ">own SQNR", ">with all before it", "known trap and remedy")
+    return [Table(title, headings, cells)] if cells else []
 
 
 def profile_tables(profile: Profile, limit: int | None = 20, title: str = "") -> list[Table | str]:
