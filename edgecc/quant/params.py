@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,11 +33,12 @@ class QuantParams:
     """Scale and zero point of one tensor.
 
     Attributes:
-        scale: (1,) or (channels,) float32, positive.
+        scale: (1,) or (channels,) float32, positive; with blocks one for each, in the order of the array.
         zero_point: same shape, int64, within the limits of `dtype`.
         dtype: how values are stored.
-        axis: of the channels; None for one scale a tensor.
+        axis: of the channels, or the one that is cut into blocks; None for one scale a tensor.
         narrow: the lowest stored value is left out (symmetric weights).
+        block_size: how many neighbours along `axis` share a scale; 0: there are no blocks.
     """
 
     scale: ir.Array
@@ -45,6 +46,7 @@ class QuantParams:
     dtype: DType
     axis: int | None = None
     narrow: bool = False
+    block_size: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", _frozen(self.scale, np.float32))
@@ -75,7 +77,7 @@ class QuantParams:
 
     def quantize(self, array: ir.Array) -> ir.Array:
         """Stored values: round half to even, then saturate, as QuantizeLinear does. int4 is held in int8."""
-        scale, zero = self._aligned(array.ndim)
+        scale, zero = self._aligned(array.shape)
         stored = np.rint(np.asarray(array, np.float64) / scale) + zero
         result: ir.Array = np.clip(stored, *self.limits).astype(
             "int8" if self.dtype == "int4" else self.dtype
@@ -84,7 +86,7 @@ class QuantParams:
 
     def dequantize(self, stored: ir.Array) -> ir.Array:
         """Real values, float32."""
-        scale, zero = self._aligned(stored.ndim)
+        scale, zero = self._aligned(stored.shape)
         return np.asarray((stored.astype(np.int64) - zero) * scale, np.float32)
 
     def as_unsigned(self) -> QuantParams:
@@ -93,10 +95,22 @@ class QuantParams:
             return self
         return QuantParams(self.scale, self.zero_point + 128, "uint8", self.axis)
 
-    def _aligned(self, rank: int) -> tuple[ir.Array, ir.Array]:
+    def blocks(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """How many scales there are along each axis of an array of that shape that is cut into blocks."""
+        assert self.axis is not None and self.block_size
+        axis = self.axis % len(shape)
+        return tuple(-(-d // self.block_size) if i == axis else d for i, d in enumerate(shape))
+
+    def _aligned(self, shape: Sequence[int]) -> tuple[ir.Array, ir.Array]:
         scale = self.scale.astype(np.float64)
         if self.axis is None:
             return scale.reshape(()), self.zero_point.reshape(())
+        rank = len(shape)
+        if self.block_size:
+            axis, blocks = self.axis % rank, self.blocks(shape)
+            spread = (np.repeat(v.reshape(blocks), self.block_size, axis) for v in (scale, self.zero_point))
+            wide, zeros = (np.take(v, range(shape[axis]), axis) for v in spread)
+            return wide, zeros
         shape = [-1 if i == self.axis % rank else 1 for i in range(rank)]
         return scale.reshape(shape), self.zero_point.reshape(shape)
 
@@ -108,6 +122,7 @@ class QuantParams:
             "dtype": self.dtype,
             "axis": self.axis,
             "narrow": self.narrow,
+            **({"block_size": self.block_size} if self.block_size else {}),
         }
 
     @classmethod
@@ -119,6 +134,7 @@ class QuantParams:
             data["dtype"],
             data["axis"],
             bool(data["narrow"]),
+            int(data.get("block_size", 0)),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -128,13 +144,16 @@ class QuantParams:
         return hash(self._key())
 
     def _key(self) -> tuple[Any, ...]:
-        return self.scale.tobytes(), self.zero_point.tobytes(), self.dtype, self.axis, self.narrow
+        return (
+            self.scale.tobytes(), self.zero_point.tobytes(), self.dtype, self.axis, self.narrow, self.block_size,
+        )  # fmt: skip
 
     def __str__(self) -> str:
         if self.axis is None:
             return f"{self.dtype} scale {self.scale[0]:.6g} zero point {self.zero_point[0]}"
         low, high = self.scale.min(), self.scale.max()
-        return f"{self.dtype} axis {self.axis}, {self.scale.size} scales {low:.6g}..{high:.6g}"
+        blocks = f" in blocks of {self.block_size}" if self.block_size else ""
+        return f"{self.dtype} axis {self.axis}{blocks}, {self.scale.size} scales {low:.6g}..{high:.6g}"
 
 
 def from_range(low: float, high: float, dtype: DType) -> QuantParams:

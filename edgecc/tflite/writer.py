@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flatbuffers
@@ -63,7 +63,7 @@ def write(graph: Graph, *, description: str, metadata: Mapping[str, Any]) -> byt
     buffers = _Buffers()
     model.operatorCodes, code_index = _operator_codes(graph)
     subgraph = schema.SubGraphT(
-        tensors=[_tensor(t, buffers) for t in graph.tensors],
+        tensors=_tensors(graph.tensors, buffers),
         inputs=np.array(graph.inputs, np.int32),
         outputs=np.array(graph.outputs, np.int32),
         operators=[_operator(op, code_index[op.code, op.version]) for op in graph.operators],
@@ -162,17 +162,52 @@ def tensor_type(dtype: str) -> int:
     return int(getattr(schema.TensorType, dtype.upper()))
 
 
+def packed_int4(stored: Array) -> Array:
+    """4-bit integers two to a byte, the first in the low half; rows follow each other without padding.
+
+    Args:
+        stored: any shape, int8, each from -8 to 7.
+
+    Returns:
+        (ceil(size / 2),) uint8.
+    """
+    flat = np.ascontiguousarray(stored, np.int8).reshape(-1).view(np.uint8) & np.uint8(15)
+    even, odd = flat[::2], flat[1::2]
+    both = even.copy()
+    both[: odd.size] |= odd << np.uint8(4)
+    return both
+
+
+def _tensors(tensors: Sequence[Tensor], buffers: _Buffers) -> list[Any]:
+    """The tensor table; scales of blocks are tensors of their own behind those of the graph."""
+    found = [_tensor(t, buffers) for t in tensors]
+    for tensor, packed in zip(tensors, list(found), strict=True):
+        quant = tensor.quant
+        if quant is None or not quant.block_size:
+            continue
+        scales = quant.scale.reshape(quant.blocks(tensor.shape)).astype(np.float16)
+        packed.quantization = schema.QuantizationParametersT(
+            detailsType=schema.QuantizationDetails.BlockwiseQuantization,
+            details=schema.BlockwiseQuantizationT(
+                scales=len(found), zeroPoints=-1, blockSize=quant.block_size
+            ),
+        )
+        found.append(_tensor(Tensor(f"{tensor.name}_scales", scales.shape, "float16", scales), buffers))
+    return found
+
+
 def _tensor(tensor: Tensor, buffers: _Buffers) -> Any:
+    data = packed_int4(tensor.data) if tensor.dtype == "int4" and tensor.data is not None else tensor.data
     packed = schema.TensorT(
         shape=np.array(tensor.shape, np.int32),
         type=tensor_type(tensor.dtype),
-        buffer=0 if tensor.data is None else buffers.add(tensor.data),
+        buffer=0 if data is None else buffers.add(data),
         name=tensor.name,
         hasRank=True,
     )
     if tensor.batched:
         packed.shapeSignature = np.array((-1, *tensor.shape[1:]), np.int32)
-    if tensor.quant is not None:
+    if tensor.quant is not None and not tensor.quant.block_size:
         packed.quantization = schema.QuantizationParametersT(
             scale=np.asarray(tensor.quant.scale, np.float32).reshape(-1),
             zeroPoint=np.asarray(tensor.quant.zero_point, np.int64).reshape(-1),
