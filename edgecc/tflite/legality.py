@@ -43,7 +43,7 @@ TYPES: dict[str, frozenset[str]] = {
     "REDUCE_PROD": _MOVED,
     "REDUCE_MAX": _MOVED,
     "REDUCE_MIN": _MOVED,
-    "CAST": _ANY | {"uint32"},
+    "CAST": _ANY | {"uint32", "float16"},
     "CONCATENATION": _ANY,
     "SPLIT": frozenset({"float32", "int32", "int8", "uint8", "int16"}),
     "SPLIT_V": _MOVED,

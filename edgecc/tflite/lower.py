@@ -18,11 +18,12 @@ from edgecc.quant.params import QuantParams
 from edgecc.tflite import LOWERINGS, Lowering
 from edgecc.tflite.builder import Builder, NeedsFloat, NotMade, Transposition, Unservable, is_batched
 from edgecc.tflite.graph import Graph
+from edgecc.tflite.half import is_finer, rounded
 from edgecc.tflite.versions import NOT_IN_2_14
 
 _FAMILIES = (
     "conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize", "index", "scan", "math", "logic",
-    "spatial", "windows", "product", "linear", "sample", "quantized",
+    "spatial", "windows", "product", "linear", "sample", "quantized", "cast",
 )  # fmt: skip
 
 IoLayout = Literal["auto", "onnx", "nhwc"]
@@ -199,6 +200,8 @@ def _outputs(
         quant = _port_quant(operand.quant, io_dtype)
         b.quantized = quant is not None
         index = b.read(Operand(operand.value, quant, operand.array), order)
+        if quant is None and is_finer(operand.value):
+            index = rounded(b, index, operand.value.dtype)
         index = _named(b, index, name, [i for i, _ in found])
         found.append((index, _port(b, name, index, operand.value, order)))
     return found

@@ -12,9 +12,7 @@ from edgecc.analysis.sites import Operand, Site, fused_activation
 from edgecc.tflite import lowers
 from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
 from edgecc.tflite.elementwise import Elementwise, served
-from edgecc.tflite.graph import Tensor
 from edgecc.tflite.options import ACTIVATIONS
-from edgecc.tflite.writer import tensor_type
 
 # ONNX operator -> TFLite operator of one operand, by whether the kernel takes int8.
 _UNARY_INT8 = {"Sigmoid": "LOGISTIC", "Tanh": "TANH", "Relu": "RELU", "HardSwish": "HARD_SWISH", "Exp": "EXP"}
@@ -232,20 +230,6 @@ def where(site: Site, b: Builder) -> None:
         return
     make = Elementwise(site, b)
     make.give(make.select(*make.terms))
-
-
-@lowers("Cast")
-def cast(site: Site, b: Builder) -> None:
-    """CAST; nothing where TFLite's types are the same."""
-    source = b.input(0, b.order(site.outputs[0].value))
-    target: Tensor = b.graph.tensors[source]
-    wanted = b.dtype(site.outputs[0].value)
-    if target.dtype == wanted:
-        b.alias(source)
-        return
-    result = b.output()
-    types = {"inDataType": tensor_type(target.dtype), "outDataType": tensor_type(wanted)}
-    b.operator("CAST", [source], [result], types)
 
 
 @lowers("Identity", "Dropout", int8=True)
