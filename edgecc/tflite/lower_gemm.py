@@ -9,12 +9,12 @@ import numpy as np
 from edgecc import ir
 from edgecc.analysis.layout import Flattened
 from edgecc.analysis.sites import Operand, Site
-from edgecc.quant.params import QuantParams
 from edgecc.tflite import lowers
 from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
-from edgecc.tflite.lower_conv import bias_tensor, stored_weight
+from edgecc.tflite.lower_conv import bias_tensor, fully_connected
 from edgecc.tflite.lower_product import vector_matmul
 from edgecc.tflite.options import ACTIVATIONS
+from edgecc.tflite.weights import moved, stored_weight
 
 
 @lowers("Gemm", int8=True)
@@ -84,21 +84,18 @@ def _weights(
     transposed: bool,
     columns: np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None = None,
 ) -> int:
-    array, quant = stored_weight(b, weight)
+    array, quant = stored_weight(b, weight, "FULLY_CONNECTED", whole=columns is None)
     if transposed:
+        quant = None if quant is None else moved(quant, array.shape, (1, 0))
         array = array.T
-        if quant is not None and quant.axis is not None:
-            quant = QuantParams(
-                scale=quant.scale, zero_point=quant.zero_point, dtype=quant.dtype, axis=1 - quant.axis
-            )
-    if quant is not None and quant.axis == 1:
+    if quant is not None and quant.axis == 1 and not quant.block_size:
         raise NeedsFloat
     return b.weight(array if columns is None else array[:, columns], str(weight.value.name), quant)
 
 
 def _fully_connected(site: Site, b: Builder, inputs: list[int], *, keep_dims: bool) -> None:
     options = {"fusedActivationFunction": ACTIVATIONS[site.activation], "keepNumDims": keep_dims}
-    b.operator("FULLY_CONNECTED", inputs, [b.output()], options)
+    fully_connected(b, inputs, b.output(), options)
 
 
 @lowers("MatMul", int8=True)

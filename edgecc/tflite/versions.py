@@ -27,8 +27,17 @@ _QUANTIZED = {
 # loads a FULLY_CONNECTED with one scale a channel and answers wrongly; as version 12 it says that it cannot.
 _HYBRID = {"CONV_2D": (2, 5), "DEPTHWISE_CONV_2D": (6, 6), "FULLY_CONNECTED": (3, 12)}
 
+# int4 weights: version by type of the data, for one scale a tensor and one a channel. tflite-runtime 2.14 takes some
+# and answers wrongly to others: these have a version that it refuses when it loads the file (8, 12, 13). So do blocks.
+_INT4 = {
+    ("FULLY_CONNECTED", "float32"): (10, 10), ("FULLY_CONNECTED", "int8"): (10, 12),
+    ("FULLY_CONNECTED", "int16"): (13, 13), ("CONV_2D", "float32"): (8, 8), ("CONV_2D", "int8"): (7, 7),
+    ("CONV_2D", "int16"): (8, 8), ("DEPTHWISE_CONV_2D", "int8"): (7, 7),
+}  # fmt: skip
+_BLOCKS = 12
+
 # What the older of the two runtimes does not have.
-NOT_IN_2_14 = frozenset({("FULLY_CONNECTED", 12)})
+NOT_IN_2_14 = frozenset({("FULLY_CONNECTED", 12), ("FULLY_CONNECTED", 13), ("CONV_2D", 8)})
 
 # Operators whose data is not their first input.
 _DATA_INPUT = {"SPLIT": 1, "TRANSPOSE_CONV": 2}
@@ -47,6 +56,10 @@ def version_of(op: Operator, tensors: Sequence[Tensor]) -> int:
 def _by_options(op: Operator, tensors: Sequence[Tensor]) -> int:
     options = op.options
     data = tensors[op.inputs[0]]
+    stored = tensors[op.inputs[1]] if len(op.inputs) > 1 and op.inputs[1] >= 0 else None
+    if stored is not None and stored.dtype == "int4" and stored.quant is not None:
+        versions = _INT4.get((op.code, data.dtype), (1, 1))
+        return _BLOCKS if stored.quant.block_size else versions[stored.quant.axis is not None]
     if op.code in _HYBRID and data.dtype == "float32" and tensors[op.inputs[1]].dtype == "int8":
         quant = tensors[op.inputs[1]].quant
         return _HYBRID[op.code][quant is not None and quant.axis is not None]

@@ -1,0 +1,95 @@
+"""Constant weights as kernels read them, and which kernels read them in 8 and in 4 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from edgecc.analysis.sites import Operand
+from edgecc.ir import Array
+from edgecc.quant.params import QuantParams
+from edgecc.tflite.builder import Builder, NeedsFloat
+
+# Stored type -> operator -> types of the activations with which LiteRT 2.3 computes rightly. Found by running
+# one-operator files with XNNPACK and with the built-in kernels; tests/test_int4_tflite.py runs every row.
+# Not there: DEPTHWISE_CONV_2D with int4 weights stops on float32 and answers wrongly on int16; TRANSPOSE_CONV and
+# BATCH_MATMUL take no int4. XNNPACK takes int4 in FULLY_CONNECTED alone; the built-in convolutions unpack their
+# weights at every run.
+WEIGHTS: Mapping[str, Mapping[str, frozenset[str]]] = {
+    "int8": {
+        "FULLY_CONNECTED": frozenset({"float32", "int8", "int16"}),
+        "CONV_2D": frozenset({"float32", "int8", "int16"}),
+        "DEPTHWISE_CONV_2D": frozenset({"float32", "int8", "int16"}),
+        "TRANSPOSE_CONV": frozenset({"int8", "int16"}),  # float32: not in tflite-runtime 2.14
+    },
+    "int4": {
+        "FULLY_CONNECTED": frozenset({"float32", "int8", "int16"}),
+        "CONV_2D": frozenset({"float32", "int8", "int16"}),
+        "DEPTHWISE_CONV_2D": frozenset({"int8"}),
+    },
+}
+
+# FULLY_CONNECTED on float32 reads int4 weights with a scale for each block of inputs. XNNPACK takes multiples of 32;
+# the built-in kernel answers wrongly for fewer than 4 outputs, and leaves the fused activation out.
+BLOCK_SIZES = (32, 64, 128, 256)
+BLOCK_OUTPUTS = 4
+
+
+def stored_weight(
+    b: Builder, weight: Operand, code: str, *, whole: bool = True
+) -> tuple[Array, QuantParams | None]:
+    """Weights as the kernel of `code` reads them: integers with their scales, or real values.
+
+    Integer weights under real activations stay integers: that is TFLite's dynamic range. int4 weights that the kernel
+    takes in int8 only are the same integers in wider storage. In an integer site that is computed on real values the
+    weights are real too, and so are those that no kernel takes: other types, a zero point, blocks elsewhere.
+
+    Args:
+        whole: the kernel's columns are the operand's, in their order; in another one blocks would not be blocks.
+    """
+    assert weight.array is not None and b.site is not None
+    quant = weight.quant
+    if quant is None:
+        return weight.array, None
+    stored = next((t for t in _storage(quant) if _served(b, t, code)), None) if quant.symmetric else None
+    if quant.block_size and (b.quantized or not whole or not _blocks_fit(weight, quant, code)):
+        stored = None
+    if b.quantized and stored is None:
+        raise NeedsFloat
+    if stored is not None and (b.quantized or not b.site.quantized):
+        return weight.array, replace(quant, dtype=stored)  # type: ignore[arg-type]
+    return weight.real(), None
+
+
+def moved(quant: QuantParams, shape: tuple[int, ...], perm: tuple[int, ...]) -> QuantParams:
+    """The parameters of an array of that shape after a transpose: axis i is then axis perm[i]."""
+    if quant.axis is None:
+        return quant
+    scale, zeros = quant.scale, quant.zero_point
+    if quant.block_size:
+        blocks = quant.blocks(shape)
+        scale, zeros = (v.reshape(blocks).transpose(perm) for v in (scale, zeros))
+    return replace(quant, scale=scale, zero_point=zeros, axis=perm.index(quant.axis))
+
+
+def _storage(quant: QuantParams) -> tuple[str, ...]:
+    """In what the integers fit, narrowest first."""
+    return ("int4", "int8") if quant.dtype == "int4" and not quant.block_size else (quant.dtype,)
+
+
+def _served(b: Builder, stored: str, code: str) -> bool:
+    data = b.site.inputs[0] if b.site is not None else None
+    activations = data.quant.dtype if b.quantized and data is not None and data.quant else "float32"
+    return activations in WEIGHTS.get(stored, {}).get(code, ())
+
+
+def _blocks_fit(weight: Operand, quant: QuantParams, code: str) -> bool:
+    assert weight.array is not None and quant.axis is not None
+    inputs = weight.array.shape[quant.axis]
+    enough = weight.array.size // inputs >= BLOCK_OUTPUTS
+    return code == "FULLY_CONNECTED" and block_divides(quant.block_size, inputs) and enough
+
+
+def block_divides(block_size: int, inputs: int) -> bool:
+    """Whether kernels take blocks of that many inputs, and a row is a whole number of them."""
+    return block_size in BLOCK_SIZES and inputs % block_size == 0
