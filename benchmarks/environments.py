@@ -14,6 +14,7 @@ PEERS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "onnx2tf": (("onnx2tf==2.6.9",), "3.12"),
     "ai-edge-quantizer": (("ai-edge-quantizer==0.10.0",), None),
     "onnxsim": (("onnxsim==0.8.1", "onnxruntime"), None),
+    "tflite-runtime": (("tflite-runtime==2.14.0", "numpy<2"), "3.11"),
     "nncf": (("nncf==3.4.0", "onnxruntime", "onnx"), None),
 }
 
