@@ -1,69 +1,115 @@
-"""int8 weights under float activations: TFLite's dynamic range."""
+"""int8 or int4 weights under float activations: TFLite's dynamic range."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from edgecc import ir
+from edgecc.errors import UsageError
 from edgecc.passes._rewrite import Tally, is_op, new_node
 from edgecc.pipeline import Pass, PassContext, PassResult
+from edgecc.quant import int4, rules
+from edgecc.quant.params import QuantParams, from_weights
 
-# Operator -> axis of its weights' output channels. TFLite's TRANSPOSE_CONV takes no int8 weights with float data.
-_CHANNEL_AXIS = {"Conv": 0, "Gemm": 0, "MatMul": 1}
+# Not ConvTranspose: TFLite's TRANSPOSE_CONV of 2.14 takes no int8 weights with float data.
+_OPERATORS = ("Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeWeights(Pass):
-    """Stores weights as int8 with one scale an output channel; activations stay float.
+    """Stores weights as integers with one scale an output channel or a block; activations stay float.
 
-    scale = max|w| / 127 (TFLite quantization specification, symmetric weights). Weights of fewer than `min_elements`
-    stay as they are, as in TensorFlow's converter: they save nothing.
+    int8: scale = max|w| / 127 (TFLite quantization specification, symmetric weights). int4: the scale of least squared
+    error. Weights of fewer than `min_elements` stay as they are, as in TensorFlow's converter: they save nothing.
+
+    Attributes:
+        dtype: in which weights are stored; int8 where a node takes no int4 ones.
+        block_size: of int4: one scale for so many neighbouring inputs of an output; 0: one for all of them.
+        min_elements: smaller weights stay float.
     """
 
     name: ClassVar[str] = "quantize_weights"
     exact: ClassVar[bool] = False
+    dtype: Literal["int8", "int4"] = "int8"
+    block_size: int = 0
     min_elements: int = 1024
 
+    def __post_init__(self) -> None:
+        if self.block_size and self.block_size not in int4.BLOCK_SIZES:
+            raise UsageError(
+                f"there are no kernels for blocks of {self.block_size}",
+                node=f"{self.name}:block_size",
+                remedy=f"choose {', '.join(map(str, int4.BLOCK_SIZES))}, or 0 for one scale an output channel",
+            )
+        if self.block_size and self.dtype != "int4":
+            raise UsageError(
+                f"there are kernels for blocks of int4 weights, and none for {self.dtype}",
+                node=f"{self.name}:block_size",
+                remedy="choose --precision int4",
+            )
+
     def apply(self, model: ir.Model, ctx: PassContext) -> PassResult:
-        """Puts an int8 initializer and a DequantizeLinear in the place of each weight."""
+        """Puts an integer initializer and a DequantizeLinear in the place of each weight.
+
+        Raises:
+            UsageError: blocks are wanted, and no weights can be cut into them.
+        """
         tally = Tally()
-        stored: dict[tuple[ir.Value, int], ir.Value] = {}
+        made: dict[tuple[ir.Value, QuantParams], ir.Value] = {}
         for node in list(model.graph):
-            if not is_op(node, *_CHANNEL_AXIS):
+            if not is_op(node, *_OPERATORS):
                 continue
             weight = node.inputs[1]
             array = ir.constant(weight)
             if weight is None or array is None or array.dtype != np.float32:
                 tally.refuse(node, "its weights are computed")
-                continue
-            if array.size < self.min_elements:
+            elif node.op_type == "MatMul" and array.ndim != 2:
+                tally.refuse(node, "its weights are not a matrix")
+            elif array.size < self.min_elements:
                 tally.refuse(node, f"its weights are {array.size} numbers, fewer than {self.min_elements}")
-                continue
-            axis = _CHANNEL_AXIS[node.op_type] if not ir.attribute(node, "transB", 0) else 0
-            if node.op_type == "Gemm" and not ir.attribute(node, "transB", 0):
-                axis = 1
-            key = (weight, axis)
-            if key not in stored:
-                stored[key] = _quantized(model.graph, weight, array, axis, node)
-            node.replace_input_with(1, stored[key])
-            tally.rewritten += 1
+            else:
+                key = weight, self._params(node, array, tally)
+                if key not in made:
+                    made[key] = _dequantized(model.graph, *key, array, node)
+                node.replace_input_with(1, made[key])
+                tally.rewritten += 1
+        if self.block_size and made and not any(params.block_size for _, params in made):
+            raise UsageError(
+                f"no weights of this network can be cut into blocks of {self.block_size}",
+                node=f"{self.name}:block_size",
+                remedy="choose a smaller block_size, or 0 for one scale an output channel",
+            )
         return tally.result()
 
+    def _params(self, node: ir.Node, array: ir.Array, tally: Tally) -> QuantParams:
+        axis = rules.channel_axis(node)
+        if self.dtype == "int8":
+            return from_weights(array, axis)
+        reason = int4.objection(node, "float32")
+        if reason is not None:
+            tally.refuse(node, f"its weights are int8: {reason}")
+            return from_weights(array, axis)
+        reason = int4.block_objection(node, self.block_size) if self.block_size else None
+        if reason is not None:
+            tally.refuse(node, f"its weights have one scale an output channel: {reason}")
+        return int4.weight_params(node, array, 0 if reason is not None else self.block_size)
 
-def _quantized(graph: ir.Graph, weight: ir.Value, array: ir.Array, axis: int, user: ir.Node) -> ir.Value:
-    others = tuple(a for a in range(array.ndim) if a != axis)
-    scale = np.maximum(np.abs(array).max(axis=others) / 127, np.finfo(np.float32).tiny).astype(np.float32)
-    shape = [-1 if a == axis else 1 for a in range(array.ndim)]
-    integers = np.clip(np.rint(array / scale.reshape(shape)), -127, 127).astype(np.int8)
+
+def _dequantized(
+    graph: ir.Graph, weight: ir.Value, params: QuantParams, array: ir.Array, user: ir.Node
+) -> ir.Value:
     name = str(weight.name)
+    integers = int4.stored(params, params.quantize(array))
+    scale = params.scale.reshape(params.blocks(array.shape)) if params.block_size else params.scale
     inputs = [
         ir.add_initializer(graph, integers, ir.fresh_name(graph, f"{name}_quantized")),
         ir.add_initializer(graph, scale, ir.fresh_name(graph, f"{name}_scale")),
     ]
-    node = new_node("DequantizeLinear", inputs, weight, {"axis": axis}, name=f"{name}_dequantize")
+    attributes = {"axis": params.axis, **({"block_size": params.block_size} if params.block_size else {})}
+    node = new_node("DequantizeLinear", inputs, weight, attributes, name=f"{inputs[0].name}/DequantizeLinear")
     node.outputs[0].name = ir.fresh_name(graph, f"{name}_dequantized")
     graph.insert_before(user, [node])
     return node.outputs[0]

@@ -110,7 +110,9 @@ def fully_connected(b: Builder, inputs: list[int], target: int, options: Mapping
         b.operator("FULLY_CONNECTED", inputs, [target], options)
         return
     before = b.temporary(target, "before_activation", b.shape(target))
-    b.operator("FULLY_CONNECTED", inputs, [before], {**options, "fusedActivationFunction": ACTIVATIONS["NONE"]})
+    b.operator(
+        "FULLY_CONNECTED", inputs, [before], {**options, "fusedActivationFunction": ACTIVATIONS["NONE"]}
+    )
     b.operator(name, [before], [target])
 
 

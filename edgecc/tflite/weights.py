@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from edgecc.analysis.sites import Operand
 from edgecc.ir import Array
+from edgecc.quant.int4 import BLOCK_OUTPUTS, BLOCK_SIZES
 from edgecc.quant.params import QuantParams
 from edgecc.tflite.builder import Builder, NeedsFloat
 
@@ -29,10 +30,8 @@ WEIGHTS: Mapping[str, Mapping[str, frozenset[str]]] = {
     },
 }
 
-# FULLY_CONNECTED on float32 reads int4 weights with a scale for each block of inputs. XNNPACK takes multiples of 32;
-# the built-in kernel answers wrongly for fewer than 4 outputs, and leaves the fused activation out.
-BLOCK_SIZES = (32, 64, 128, 256)
-BLOCK_OUTPUTS = 4
+# FULLY_CONNECTED on float32 alone reads int4 weights with a scale for each block of inputs. XNNPACK takes multiples of
+# 32; the built-in kernel answers wrongly for fewer than 4 outputs, and leaves the fused activation out.
 
 
 def stored_weight(

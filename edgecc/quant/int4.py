@@ -1,0 +1,95 @@
+"""Which weights are stored in 4 bits, and which of them in blocks; what stays in 8 bits, and why.
+
+The same choice for every runtime: bit widths are part of the plan (DESIGN §1). What LiteRT has kernels for is in
+edgecc/tflite/weights.py, what ONNX Runtime fuses in edgecc/onnxrt/weights.py.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+
+from edgecc import ir
+from edgecc.quant import rules
+from edgecc.quant.params import QuantParams, from_weights
+
+# LiteRT's XNNPACK takes multiples of 32, ONNX Runtime 1.31 powers of two up to 256.
+BLOCK_SIZES = (32, 64, 128, 256)
+# Below this LiteRT's built-in kernel answers wrongly in blocks.
+BLOCK_OUTPUTS = 4
+
+
+def objection(node: ir.Node, activations: Literal["float32", "int8"]) -> str | None:
+    """Why the weights of a node with a weight rule are not stored in 4 bits, or None.
+
+    Args:
+        activations: in which the node computes.
+    """
+    rank = len(ir.dims(node.inputs[1]) or ()) if node.inputs[1] is not None else 0
+    if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return "LiteRT has no int4 kernel for it"
+    if node.op_type == "Conv" and rank > 4:
+        return "LiteRT has no int4 kernel for three spatial axes"
+    if node.op_type == "MatMul" and rank != 2:
+        return "its weights are not a matrix"
+    if _is_depthwise(node):
+        if activations == "float32":
+            return "LiteRT has no int4 kernel for a depthwise convolution of float32"
+        return "a depthwise convolution has few weights and loses most in 4 bits"
+    return None
+
+
+def block_objection(node: ir.Node, block_size: int) -> str | None:
+    """Why int4 weights of a node have one scale an output channel and not one a block, or None."""
+    weight = node.inputs[1]
+    assert weight is not None
+    shape = ir.static_dims(weight)
+    axis = input_axis(node)
+    if shape[axis] % block_size:
+        return f"its {shape[axis]} inputs are no multiple of {block_size}"
+    if prod(shape) // shape[axis] < BLOCK_OUTPUTS:
+        return f"it has fewer than {BLOCK_OUTPUTS} outputs"
+    if node.op_type == "Conv":
+        alone = prod(shape[2:]) == 1 and prod(ir.attribute(node, "strides", (1,))) == 1
+        if not alone or ir.attribute(node, "group", 1) != 1:
+            return "LiteRT has kernels for blocks in matrix products and 1x1 convolutions only"
+    elif _is_flattened(node.inputs[0]):
+        return "its inputs are a flattened image, whose order depends on the layout"
+    return None
+
+
+def input_axis(node: ir.Node) -> int:
+    """The axis of the weights along which a Conv, Gemm or MatMul sums; blocks are cut from it."""
+    return 1 - rules.channel_axis(node)
+
+
+def weight_params(node: ir.Node, array: ir.Array, block_size: int = 0) -> QuantParams:
+    """The int4 parameters of a node's weights, one scale an output channel or one a block."""
+    axis = input_axis(node) if block_size else rules.channel_axis(node)
+    return from_weights(array, axis, "int4", block_size)
+
+
+def stored(params: QuantParams, integers: ir.Array) -> ir.Array:
+    """Integers in the type in which an ONNX file stores them: int4 is packed there, and is int8 elsewhere here."""
+    return integers.astype(ml_dtypes.int4) if params.dtype == "int4" else integers
+
+
+def _is_depthwise(node: ir.Node) -> bool:
+    weight = node.inputs[1]
+    groups = int(ir.attribute(node, "group", 1))
+    return node.op_type == "Conv" and groups > 1 and weight is not None and ir.static_dims(weight)[1] == 1
+
+
+def _is_flattened(value: ir.Value | None) -> bool:
+    """Whether a matrix (batch, everything else) was made from a tensor that TFLite may store channels last."""
+    node = value.producer() if value is not None else None
+    if node is None or node.op_type not in ("Flatten", "Reshape"):
+        return False
+    source = node.inputs[0]
+    if source is None or not ir.is_static(source):
+        return False
+    rest = ir.static_dims(source)[1:]
+    return len(rest) > 1 and int(np.count_nonzero(np.array(rest) > 1)) > 1
