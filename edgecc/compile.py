@@ -102,13 +102,13 @@ class _Compilation:
         self.warnings: list[str] = []
         self.log = PipelineLog()
         self.target: Target = find_target(options.target)
-        self.formats = resolve.formats(options, self.target)
         self.file = Path(model) if isinstance(model, (str, Path)) else None
         self.stem = "model" if self.file is None else self.file.stem
         self.folder = Path(options.output or output.default_output(self.stem, self.target.name))
         output.check_output(self.folder)
         self.given_plan = resolve.given_plan(options)
         self.precision = resolve.precision(options, self.target, self.given_plan)
+        self.formats = resolve.formats_of(self.precision, options, self.target)
         resolve.check_sense(options, self.precision)
         if options.precision is None and self.precision == "dynamic":
             self.warnings.append(resolve.DYNAMIC_REMEDY)
@@ -180,7 +180,8 @@ class _Compilation:
 
     def _lower(self, floats: ir.Model, plan: QuantPlan | None, form: str) -> Artifact:
         special = None if plan is None else plan.for_runtime(form, floats, self.target)  # type: ignore[arg-type]
-        model = self._run(Pipeline(quantized_passes(self.precision)), floats, special)
+        io_dtype = self.options.io_dtype if form == "tflite" else "float32"
+        model = self._run(Pipeline(quantized_passes(self.precision, io_dtype)), floats, special)
         if form == "tflite":
             from edgecc.tflite.lower import lower
 

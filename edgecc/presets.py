@@ -18,6 +18,7 @@ from edgecc.target import Target
 _AFTER = {
     "int8": ("insert_qdq",),
     "int16x8": ("insert_qdq",),
+    "mixed": ("insert_qdq",),
     "dynamic": ("quantize_weights",),
     "fp16": ("halve_weights",),
 }
@@ -47,9 +48,13 @@ def float_passes(target: Target, options: CompileOptions) -> list[Pass]:
     return [p for p in passes if p.name not in options.skip_passes]
 
 
-def quantized_passes(precision: str) -> list[Pass]:
-    """The passes that write a precision into the graph."""
-    return [make_pass(name) for name in _AFTER.get(precision, ())]
+def quantized_passes(precision: str, io_dtype: str = "float32") -> list[Pass]:
+    """The passes that write a precision into the graph, with inputs and outputs stored as `io_dtype`."""
+    passes = [make_pass(name) for name in _AFTER.get(precision, ())]
+    return [
+        dataclasses.replace(p, io_dtype=io_dtype) if hasattr(p, "io_dtype") else p  # type: ignore[call-arg]
+        for p in passes
+    ]
 
 
 def make_pass(text: str) -> Pass:

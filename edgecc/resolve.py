@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Samples of --random-data: ranges of a network on noise mean little, and more of it would not help.
 _RANDOM_CALIBRATION = 16
-QUANTIZED = ("int8", "int16x8")
+QUANTIZED = ("int8", "int16x8", "mixed")
 DYNAMIC_REMEDY = (
     "no calibration data: weights are int8, activations stay float; give --data for int8 throughout"
 )
@@ -64,6 +64,26 @@ def precision(options: CompileOptions, target: Target, plan: QuantPlan | None) -
     if plan is not None and plan.precision != found:
         raise UsageError(f"the plan is for {plan.precision}, not for {found}", node="--plan")
     return found
+
+
+def formats_of(found: str, options: CompileOptions, target: Target) -> tuple[str, ...]:
+    """The formats to write in a precision: of those asked for, the ones that have kernels for it.
+
+    Raises:
+        UnsupportedError: there is none, or the user named one that has none.
+    """
+    wanted = formats(options, target)
+    served = target.only_as.get(found, wanted)
+    left = tuple(form for form in wanted if form in served)
+    if not left or (options.format == "all" and len(left) < len(wanted)):
+        others = ", ".join(p for p in target.precisions if p not in target.only_as)
+        lacking = ", ".join(form for form in wanted if form not in served)
+        raise UnsupportedError(
+            f"{target.name} runs no {lacking} files in {found}: {target.runtimes.get(lacking, lacking)} has no"
+            " kernels for it",
+            remedy=f"choose --format {served[0]}, or --precision {others}",
+        )
+    return left
 
 
 def check_sense(options: CompileOptions, found: str) -> None:

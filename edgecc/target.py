@@ -36,6 +36,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         name, description, aliases: what users write and read.
         formats: of the artifacts that it runs, in the order in which they are written.
         precisions: that its kernels serve.
+        only_as: the formats of a precision that not all formats have kernels for.
         activation_dtype: of ONNX Runtime's quantized activations (TFLite's are always int8).
         per_channel: one weight scale an output channel.
         vector_width: int8 elements of one vector register; channel counts are best multiples of it.
@@ -50,6 +51,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     aliases: tuple[str, ...] = ()
     formats: tuple[Literal["tflite", "onnx"], ...] = ("tflite",)
     precisions: tuple[str, ...] = ("fp32", "int8")
+    only_as: dict[str, tuple[str, ...]] = {}
     activation_dtype: Literal["int8", "uint8"] = "int8"
     per_channel: bool = True
     vector_width: int = 16

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from edgecc import ir
+from edgecc.analysis.sites import FLOAT_MARK
 from edgecc.errors import UsageError
+from edgecc.passes._integer_ports import store_ports
 from edgecc.pipeline import Pass, PassContext, PassResult, Refusal
 from edgecc.quant import rules
 from edgecc.quant.params import QuantParams
 from edgecc.quant.plan import QuantPlan
-from edgecc.quant.units import integer_units, unit_outputs
+from edgecc.quant.units import integer_units, is_wide, unit_outputs, width
 
 _DTYPES = {"int8": np.int8, "uint8": np.uint8, "int16": np.int16, "int32": np.int32}
 
@@ -26,11 +29,16 @@ class InsertQDQ(Pass):
     Activations: x -> QuantizeLinear -> `x_quantized` -> DequantizeLinear -> `x_dequantized`. Weights: an
     integer initializer `w_quantized` and a DequantizeLinear along the channel axis. Biases: int32 with scale
     s_in * s_w. Names of graph inputs and outputs stay; the float value behind an output is called
-    `<output>_float`.
+    `<output>_float`. Where operators of both widths read a value, a second pair stands behind the first.
+    A node that computes in float is marked as such, with the reason, as it may stand between two pairs too.
+
+    Attributes:
+        io_dtype: how inputs and outputs are stored that integer operators read and write.
     """
 
     name: ClassVar[str] = "insert_qdq"
     exact: ClassVar[bool] = False
+    io_dtype: Literal["float32", "int8", "uint8", "int16"] = "float32"
 
     def apply(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """Rewrites `model` by `ctx.plan`, which must be specialised for a runtime."""
@@ -45,7 +53,12 @@ class InsertQDQ(Pass):
         writer = _Writer(model.graph, plan)
         for node in units:
             writer.constants(node)
+        for node in [n for n in model.graph if ir.label(n) in reasons and _computes_in_float(n)]:
+            node.metadata_props[FLOAT_MARK] = reasons[ir.label(node)]
+            writer.weights_only(node)
         writer.activations(units)
+        if self.io_dtype != "float32":
+            store_ports(model.graph, plan, "int16" if self.io_dtype == "int16" else "int8", writer.q_dq)
         for value in [
             v for v in model.graph.initializers.values() if not v.uses() and not v.is_graph_output()
         ]:
@@ -60,6 +73,7 @@ class _Writer:
     taken: set[str] = field(default_factory=set)
     params: dict[str, tuple[ir.Value, ir.Value | None]] = field(default_factory=dict)
     stored: dict[tuple[str, QuantParams], ir.Value] = field(default_factory=dict)
+    halves: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.taken = {str(v.name) for v in (*self.graph.inputs, *self.graph.initializers.values())}
@@ -106,16 +120,15 @@ class _Writer:
             if bias is not None and rule.bias is not None:
                 source = node.inputs[0]
                 assert source is not None
-                scale = (
-                    self.plan.tensors[str(source.name)].scale * params.scale
-                )  # float32, as the kernels have it
+                read = self.plan.stored(str(source.name), width(self.plan, node))
+                scale = read.scale * params.scale  # float32, as the kernels have it
                 axis = 0 if params.axis is not None else None
                 bias_params = QuantParams(scale, np.zeros(scale.shape), "int32", axis)
                 node.replace_input_with(rule.bias, self.constant(bias, bias_params, node, zero=False))
         for i in rules.data_inputs(node):
             value = node.inputs[i]
             if value is not None and ir.constant(value) is not None:
-                params = self.plan.tensors[str(value.name)]
+                params = self.plan.stored(str(value.name), width(self.plan, node))
                 column = rules.column(node, self.plan.runtime or "tflite")
                 if not isinstance(column, str) and column.scale == "same":
                     params = self.plan.tensors[str(unit_outputs(node)[0].name)]
@@ -139,6 +152,39 @@ class _Writer:
         self.stored[key] = node.outputs[0]
         return node.outputs[0]
 
+    def weights_only(self, node: ir.Node) -> None:
+        """Stores the weights of a node that computes in float as its precision says: in int8 or in float16."""
+        weight, rule = rules.weight_of(node), rules.RULES.get(node.op_type)
+        array, precision = ir.constant(weight), self.plan.precision_of(node)
+        if (
+            weight is None
+            or array is None
+            or rule is None
+            or rule.weight is None
+            or array.dtype != np.float32
+        ):
+            return
+        if precision == "dynamic":
+            made = self.constant(weight, self.plan.tensors[str(weight.name)], node)
+        elif precision == "fp16" and np.abs(array).max(initial=0) <= np.finfo(np.float16).max:
+            made = self.half(weight, array)
+        else:
+            return
+        node.replace_input_with(rule.weight, made)
+
+    def half(self, weight: ir.Value, array: ir.Array) -> ir.Value:
+        """A constant stored in float16 and cast to float32."""
+        if weight not in self.halves:
+            stored = ir.add_initializer(
+                self.graph, array.astype(np.float16), self.fresh(f"{weight.name}_float16")
+            )
+            name = self.fresh(f"{weight.name}_widened")
+            node = _node("Cast", (stored,), name, {"to": int(ir.DataType.FLOAT)})
+            node.outputs[0].shape, node.outputs[0].type = weight.shape, ir.TensorType(ir.DataType.FLOAT)
+            self.graph.insert_before(next(iter(self.graph)), node)
+            self.halves[weight] = node.outputs[0]
+        return self.halves[weight]
+
     def activations(self, units: dict[ir.Node, rules.Column]) -> None:
         """Puts a pair behind every value that an integer node reads or writes."""
         inside = set(units)
@@ -155,27 +201,48 @@ class _Writer:
                 producer is not None and producer.op_type == "DequantizeLinear"
             ):
                 continue
-            self.pair(value, None if value in written else inside)
+            self.pairs(value, inside, written=value in written)
         for node, column in units.items():
             if column.scale == "same":
                 self.requantize(node)
 
-    def pair(self, value: ir.Value, readers: set[ir.Node] | None) -> None:
-        """Value -> Q -> DQ; `readers` (None: everybody, and the graph output) are moved behind it."""
+    def pairs(self, value: ir.Value, inside: set[ir.Node], *, written: bool) -> None:
+        """The pair behind a value, and a second one for integer readers of the other width.
+
+        Args:
+            value: read or written by integer nodes.
+            inside: the integer nodes.
+            written: by one of them: then everybody reads it behind the first pair, the graph output too.
+        """
         name = str(value.name)
-        params = self.plan.tensors[name]
-        uses = [
-            u
-            for u in value.uses()
-            if readers is None or (u.node in readers and self.quantizes(u.node, u.idx))
-        ]
-        output = value.is_graph_output() and readers is None
+        home, other = self.plan.tensors[name], self.plan.seams.get(name)
+        integer = [u for u in value.uses() if u.node in inside and self.quantizes(u.node, u.idx)]
+        across = [u for u in integer if (width(self.plan, u.node) == "int16") != is_wide(home)]
+        across = [] if other is None else across
+        source = value
+        if written or len(across) < len(integer):
+            source = self.pair(value, home, [u for u in (value.uses() if written else integer) if u not in across],
+                               name, output=written)  # fmt: skip
+        if other is not None and across:
+            self.pair(source if written else value, other, across, f"{name}_{other.dtype}")
+
+    def pair(
+        self,
+        value: ir.Value,
+        params: QuantParams,
+        uses: Sequence[tuple[ir.Node, int]],
+        stem: str,
+        *,
+        output: bool = False,
+    ) -> ir.Value:
+        """Value -> Q -> DQ; `uses` (and the graph output, if `output`) are moved behind it."""
+        output = output and value.is_graph_output()
         after = value.producer()
-        q, dq = self.q_dq(value, params, name, name if output else None)
+        q, dq = self.q_dq(value, params, stem, str(value.name) if output else None)
         if output:
-            value.name = self.fresh(f"{name}_float")
-        for use in uses:
-            use.node.replace_input_with(use.idx, dq.outputs[0])
+            value.name = self.fresh(f"{value.name}_float")
+        for node, index in uses:
+            node.replace_input_with(index, dq.outputs[0])
         if output:
             for i, out in enumerate(self.graph.outputs):
                 if out is value:
@@ -184,6 +251,7 @@ class _Writer:
             self.graph.insert_before(next(iter(self.graph)), [q, dq])
         else:
             self.graph.insert_after(after, [q, dq])
+        return dq.outputs[0]
 
     @staticmethod
     def quantizes(node: ir.Node, index: int) -> bool:
@@ -215,6 +283,8 @@ class _Writer:
         )
         assert scale is not None
         assert zero is not None
+        if dq.inputs[0] is not None and str(dq.inputs[0].dtype).lower() != params.dtype:
+            return False
         return bool(
             scale.reshape(-1)[0] == params.scale[0] and int(zero.reshape(-1)[0]) == params.zero_point[0]
         )
@@ -231,6 +301,10 @@ class _Writer:
         ]
         q.outputs[0].type, dq.outputs[0].type = ir.TensorType(stored), ir.TensorType(ir.DataType.FLOAT)
         return q, dq
+
+
+def _computes_in_float(node: ir.Node) -> bool:
+    return any(out.dtype in (None, ir.DataType.FLOAT) for out in node.outputs)
 
 
 def _node(

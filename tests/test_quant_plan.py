@@ -203,7 +203,7 @@ def test_dead_and_infinite_activations(parse: Any) -> None:
 
 def test_kept_float_and_moves_between_floats(model: ir.Model, statistics: Statistics) -> None:
     keep = {ir.label(n): "asked for" for n in model.graph if n.op_type in ("GlobalAveragePool", "MatMul")}
-    plan = make_plan(model, statistics, keep_float=keep)
+    plan = make_plan(model, statistics, keep_float=keep).for_runtime("tflite", model)
     units, reasons = integer_units(model, "tflite", plan)
     assert not any(n.op_type in ("GlobalAveragePool", "Flatten", "MatMul") for n in units)
     assert sorted(reasons.values()) == [

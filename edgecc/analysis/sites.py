@@ -17,6 +17,10 @@ from edgecc.errors import Finding, UnsupportedError
 from edgecc.ir import Array
 from edgecc.quant.params import LIMITS, DType, QuantParams
 
+# Metadata of a node that computes in float though it may stand between quantized values; its text is the reason.
+# (On the node, not the value: it survives the removal of Identity nodes and is written to ONNX files.)
+FLOAT_MARK = "edgecc.float"
+
 # Operators whose TFLite kernel has a fused activation.
 _ABSORBING = frozenset({"Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "MaxPool", "AveragePool"})
 
@@ -77,7 +81,9 @@ class Site:
 
     @property
     def quantized(self) -> bool:
-        """Whether every float operand that is computed and every result is quantized."""
+        """Whether every float operand that is computed and every result is quantized, and nothing marks it float."""
+        if FLOAT_MARK in self.node.metadata_props:
+            return False
         computed = [o for o in self.inputs if o is not None and o.array is None and _is_float(o.value)]
         return bool(computed) and all(o.quant for o in computed) and all(r.quant for r in self.outputs)
 

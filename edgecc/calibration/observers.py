@@ -53,12 +53,15 @@ class Statistics:
         samples: how many were run.
         outputs: the network's answers, one dict a sample, where they were asked for.
         observer: how the ranges were found.
+        extremes: lowest and highest value with nothing cut off, where that is more: for int16 activations,
+            whose steps are so fine that cutting costs more than it saves.
     """
 
     ranges: Mapping[str, Range]
     samples: int
     outputs: list[dict[str, ir.Array]] = field(default_factory=list, repr=False)
     observer: str = "robust"
+    extremes: Mapping[str, Range] = field(default_factory=dict)
 
 
 def collect(
@@ -113,7 +116,9 @@ def collect(
             progress(samples)
     if not samples:
         raise UsageError("there is no calibration sample", remedy="give at least one")
-    return Statistics(_complete(model, watch.ranges()), samples, outputs, observer)
+    ranges, whole = _complete(model, watch.ranges()), _complete(model, watch.extremes())
+    more = {name: seen for name, seen in whole.items() if seen != ranges[name]}
+    return Statistics(ranges, samples, outputs, observer, more)
 
 
 def observed_values(model: ir.Model) -> list[ir.Value]:
@@ -217,12 +222,16 @@ class _Extremes:
         low = [*(a.min() for a in fed), *lows]
         self._rows.append(np.array([low, [*(a.max() for a in fed), *highs]], np.float32))
 
-    def ranges(self) -> dict[str, Range]:
+    def extremes(self) -> dict[str, Range]:
         """Over all samples."""
+        return self.ranges(fenced=False)
+
+    def ranges(self, *, fenced: bool = True) -> dict[str, Range]:
+        """Over all samples, within the fence."""
         rows = np.stack(self._rows).astype(np.float64)  # (samples, 2, values)
         low, high = rows[:, 0].min(axis=0), rows[:, 1].max(axis=0)
         names = [*self._inputs, *(str(v.name) for v in self._inner)]
-        if self._fence is not None:
+        if self._fence is not None and fenced:
             cut = np.array([name not in self._whole for name in names], bool)
             low[cut] = np.maximum(low[cut], self._fence * np.quantile(rows[:, 0, cut], 0.25, axis=0))
             high[cut] = np.minimum(high[cut], self._fence * np.quantile(rows[:, 1, cut], 0.75, axis=0))
@@ -265,6 +274,10 @@ class _Histograms:
             counts += np.bincount(np.minimum(index, self.bins - 1), minlength=self.bins)
             seen = self._seen.get(name, (0.0, 0.0))
             self._seen[name] = (min(seen[0], low), max(seen[1], high))
+
+    def extremes(self) -> dict[str, Range]:
+        """Over all samples."""
+        return dict(self._seen)
 
     def ranges(self) -> dict[str, Range]:
         """The values that leave the tail outside, never beyond the extremes."""

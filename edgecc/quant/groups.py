@@ -9,7 +9,7 @@ from edgecc import ir
 from edgecc.quant import rules
 from edgecc.quant.params import DType, QuantParams, fixed, from_range
 from edgecc.quant.rules import Column
-from edgecc.quant.units import unit_outputs
+from edgecc.quant.units import Width, unit_outputs
 
 Range = tuple[float, float]
 
@@ -38,6 +38,46 @@ class _Groups:
         for name in self._parent:
             found.setdefault(self.root(name), []).append(name)
         return found
+
+
+def stored_values(
+    units: Mapping[ir.Node, Column],
+    widths: Mapping[ir.Node, Width],
+    ranges: Mapping[Width, Mapping[str, Range]],
+    narrow: DType,
+) -> tuple[dict[str, QuantParams], dict[str, QuantParams]]:
+    """Parameters of every value that a unit reads or writes, by value name; and those of the other width at seams.
+
+    A value has the width of the unit that makes it; one that no unit makes is wide where any unit reads it wide.
+
+    Args:
+        units: what is computed in integers.
+        widths: of the activations of each unit.
+        ranges: lowest and highest value of each activation, by width.
+        narrow: type of the narrow ones, int8 or uint8.
+    """
+    dtypes: dict[Width, DType] = {"int8": narrow, "int16": "int16"}
+    parts = {
+        w: activation_params({n: c for n, c in units.items() if widths[n] == w}, ranges[w], dtype)
+        for w, dtype in dtypes.items()
+    }
+    maker = {str(out.name): widths[node] for node in units for out in unit_outputs(node)}
+    tensors, seams = {**parts["int8"], **parts["int16"]}, dict[str, QuantParams]()
+    bound = {
+        str(v.name)
+        for node, found in units.items()
+        if found.scale == "same" and widths[node] == "int16"
+        for v in node.inputs
+        if v is not None
+    }
+    for name in parts["int8"].keys() & parts["int16"].keys():
+        own: Width = maker.get(name, "int16")
+        other: Width = "int16" if own == "int8" else "int8"
+        tensors[name], seams[name] = parts[own][name], parts[other][name]
+        if own == "int8" and name not in bound:
+            # 256 steps of 128 lie within the 65536 of int16: every int8 value is met exactly.
+            seams[name] = fixed(float(tensors[name].scale[0]) / 128, 0, "int16")
+    return tensors, seams
 
 
 def activation_params(

@@ -6,23 +6,26 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from edgecc import ir
 from edgecc.errors import ModelError, UnsupportedError, UsageError
 from edgecc.quant import rules
-from edgecc.quant.groups import Range, activation_params
+from edgecc.quant.groups import Range, stored_values
+from edgecc.quant.islands import idle
 from edgecc.quant.params import DType, QuantParams, from_range, from_weights
 from edgecc.quant.rules import Runtime
-from edgecc.quant.units import integer_units
+from edgecc.quant.units import Width, integer_units, is_wide, width
 
 if TYPE_CHECKING:
     from edgecc.calibration.observers import Statistics
     from edgecc.target import Target
 
-Precision = Literal["int8", "int16x8"]
+Precision = Literal["int8", "int16x8", "mixed"]
+# Of one node: mixed plans, and nodes pinned in others. fp16 and dynamic store the weights in float16 and int8.
+NodePrecision = Literal["int8", "int16x8", "fp32", "fp16", "dynamic"]
 
 # A bias is stored in int32 with scale s_in * s_w and begins an int32 sum. Where it would exceed this, the
 # channel's weight scale is widened: its weights are negligible beside its bias.
@@ -34,12 +37,16 @@ class QuantPlan:
     """Which tensor is stored how.
 
     Attributes:
-        precision: int8, or int16x8 (int16 activations, int8 weights).
+        precision: int8; int16x8 (int16 activations, int8 weights); mixed: as `precisions` say, else int8.
         ranges: lowest and highest value of each activation, by value name.
         tensors: parameters of activations and constants, by value name. Biases are not listed: their scale is
             the product of the input's and the weights'.
         kept_float: nodes that are not quantized though a kernel exists, with the reason.
         runtime: what the plan is specialised for; None: no runtime yet.
+        precisions: of nodes, by label, where it is not the plan's own. An activation that its producer absorbs
+            has the producer's. A node whose precision the runtime has no kernel for stays float.
+        extremes: ranges of int16 activations where nothing is cut off as in `ranges`.
+        seams: of values that operators of both widths read, the parameters in the width that `tensors` has not.
     """
 
     precision: Precision
@@ -47,10 +54,37 @@ class QuantPlan:
     tensors: Mapping[str, QuantParams]
     kept_float: Mapping[str, str] = field(default_factory=dict)
     runtime: Runtime | None = None
+    precisions: Mapping[str, NodePrecision] = field(default_factory=dict)
+    seams: Mapping[str, QuantParams] = field(default_factory=dict)
+    extremes: Mapping[str, Range] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("ranges", "tensors", "kept_float"):
+        for name in ("ranges", "tensors", "kept_float", "precisions", "seams", "extremes"):
             object.__setattr__(self, name, MappingProxyType(dict(sorted(getattr(self, name).items()))))
+        strange = {n: p for n, p in self.precisions.items() if p not in get_args(NodePrecision)}
+        for label, found in strange.items():
+            raise UsageError(
+                f"there is no precision {found!r} for a node",
+                node=label,
+                remedy=f"choose {', '.join(get_args(NodePrecision))}",
+            )
+
+    def precision_of(self, node: ir.Node) -> NodePrecision:
+        """The precision that the plan gives a node."""
+        label = ir.label(node)
+        if label in self.kept_float:
+            return "fp32"
+        return self.precisions.get(label, "int8" if self.precision == "mixed" else self.precision)
+
+    def range_of(self, name: str, dtype: str) -> Range:
+        """What activations of that width cover."""
+        return self.extremes.get(name, self.ranges[name]) if dtype == "int16" else self.ranges[name]
+
+    def stored(self, name: str, dtype: str) -> QuantParams:
+        """The parameters of a value as operators on activations of that width read it."""
+        params = self.tensors[name]
+        wide = dtype == "int16"
+        return params if name not in self.seams or is_wide(params) == wide else self.seams[name]
 
     def for_runtime(self, runtime: Runtime, model: ir.Model, target: Target | None = None) -> QuantPlan:
         """The plan with what one runtime demands: fixed output ranges, one scale a same-scale group, uint8.
@@ -58,14 +92,29 @@ class QuantPlan:
         Weight scales stay as they are. Values that the runtime's kernels do not quantize are left out.
         """
         unsigned = runtime == "onnx" and target is not None and target.activation_dtype == "uint8"
-        dtype: DType = "int16" if self.precision == "int16x8" else "uint8" if unsigned else "int8"
         units, _ = integer_units(model, runtime, self)
-        tensors = activation_params(units, self.ranges, dtype)
-        for node in units:
+        lazy = idle(units)
+        kept = {**self.kept_float, **{ir.label(node): reason for node, reason in lazy.items()}}
+        units = {node: column for node, column in units.items() if node not in lazy}
+        widths = {node: width(self, node) for node in units}
+        ranges: dict[Width, Mapping[str, Range]] = {
+            "int8": self.ranges,
+            "int16": {**self.ranges, **self.extremes},
+        }
+        tensors, seams = stored_values(units, widths, ranges, "uint8" if unsigned else "int8")
+        plan = replace(self, tensors=tensors, seams=seams, runtime=runtime, kept_float=kept)
+        weights: dict[str, QuantParams] = {}
+        for node in model.graph:
             weight = rules.weight_of(node)
-            if weight is not None:
-                tensors[str(weight.name)] = self.tensors[str(weight.name)]
-        return replace(self, tensors=tensors, runtime=runtime)
+            if weight is None or (node not in units and self.precision_of(node) != "dynamic"):
+                continue
+            name, source = str(weight.name), node.inputs[0]
+            params = weights.get(name, self.tensors.get(name))
+            if params is not None and widths.get(node) == "int16" and source is not None:
+                params = _room_for_bias(node, params, plan.stored(str(source.name), "int16"))
+            if params is not None:
+                weights[name] = params
+        return replace(plan, tensors={**tensors, **weights})
 
     def to_json(self) -> str:
         """JSON text; `from_json` gives back an equal plan (floats survive exactly)."""
@@ -76,6 +125,9 @@ class QuantPlan:
             "ranges": {n: list(r) for n, r in self.ranges.items()},
             "tensors": {n: p.to_dict() for n, p in self.tensors.items()},
             "kept_float": dict(self.kept_float),
+            "precisions": dict(self.precisions),
+            "extremes": {n: list(r) for n, r in self.extremes.items()},
+            "seams": {n: p.to_dict() for n, p in self.seams.items()},
         }
         return json.dumps(data, indent=1, sort_keys=True)
 
@@ -96,6 +148,9 @@ class QuantPlan:
                 {str(n): QuantParams.from_dict(p) for n, p in data["tensors"].items()},
                 {str(n): str(r) for n, r in data["kept_float"].items()},
                 data["runtime"],
+                {str(n): p for n, p in data.get("precisions", {}).items()},
+                {str(n): QuantParams.from_dict(p) for n, p in data.get("seams", {}).items()},
+                {str(n): (float(low), float(high)) for n, (low, high) in data.get("extremes", {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"this is no quantization plan ({type(error).__name__}: {error})") from error
@@ -106,6 +161,9 @@ class QuantPlan:
         for title, mine, theirs in (
             ("range", self.ranges, other.ranges),
             ("tensor", self.tensors, other.tensors),
+            ("extreme", self.extremes, other.extremes),
+            ("seam", self.seams, other.seams),
+            ("precision of", self.precisions, other.precisions),
             ("kept float", self.kept_float, other.kept_float),
         ):
             a: Mapping[str, Any] = mine
@@ -130,22 +188,25 @@ def make_plan(
     precision: Precision = "int8",
     per_channel: bool = True,
     keep_float: Mapping[str, str] | None = None,
+    precisions: Mapping[str, NodePrecision] | None = None,
 ) -> QuantPlan:
     """The plan that no runtime has specialised yet.
 
     Args:
         model: the float network, after the float passes.
         statistics: of that same network.
-        precision: int8 or int16x8.
+        precision: int8, int16x8 or mixed.
         per_channel: one weight scale an output channel, or one a tensor.
         keep_float: nodes not to quantize, with the reason.
+        precisions: of nodes, by label, where it is not `precision`.
 
     Raises:
         UsageError: an activation has no finite range.
         UnsupportedError: the network computes in float16, float64 or integers only.
     """
-    if precision not in ("int8", "int16x8"):
-        raise UsageError(f"there is no plan for the precision {precision}", remedy="choose int8 or int16x8")
+    if precision not in get_args(Precision):
+        known = ", ".join(get_args(Precision))
+        raise UsageError(f"there is no plan for the precision {precision}", remedy=f"choose {known}")
     if not statistics.ranges:
         raise UnsupportedError(
             "no value that the network computes is float32, so there is nothing to quantize",
@@ -159,7 +220,8 @@ def make_plan(
                 remedy="look for infinities in the data or the network",
             )
     dtype: DType = "int16" if precision == "int16x8" else "int8"
-    tensors = {name: from_range(low, high, dtype) for name, (low, high) in statistics.ranges.items()}
+    ranges = {**statistics.ranges, **(statistics.extremes if dtype == "int16" else {})}
+    tensors = {name: from_range(low, high, dtype) for name, (low, high) in ranges.items()}
     for node in model.graph:
         weight = rules.weight_of(node)
         if weight is None:
@@ -175,7 +237,10 @@ def make_plan(
         if source is not None and source.name in tensors:
             params = _room_for_bias(node, params, tensors[source.name])
         tensors[name] = params
-    return QuantPlan(precision, dict(statistics.ranges), tensors, dict(keep_float or {}))
+    return QuantPlan(
+        precision, dict(statistics.ranges), tensors, dict(keep_float or {}),
+        precisions=dict(precisions or {}), extremes=dict(statistics.extremes),
+    )  # fmt: skip
 
 
 def _room_for_bias(node: ir.Node, weight: QuantParams, source: QuantParams) -> QuantParams:

@@ -198,6 +198,30 @@ RULES: Mapping[str, Rule] = {
     "Unsqueeze": _MOVE,
 }
 
+
+def _one_slope(node: ir.Node) -> str | None:
+    slope = ir.constant(node.inputs[1])
+    return None if slope is not None and slope.size == 1 else "TFLite's int16 kernel takes one constant slope"
+
+
+# Where int16 activations differ from the column `tflite`: found by running one-operator files in LiteRT 2.3 and
+# tflite-runtime 2.14 (no kernel in either or in one; PRELU answers wrongly; SUM demands equal scales).
+TFLITE_INT16: Mapping[str, Column | None] = {
+    "PRelu": Column("own", unless=_one_slope),  # LEAKY_RELU
+    **dict.fromkeys(
+        (
+            "HardSwish",
+            "Elu",
+            "Gelu",
+            "LogSoftmax",
+            "LpNormalization",
+            "ReduceSum",
+            "DepthToSpace",
+            "SpaceToDepth",
+        )
+    ),
+}
+
 # An activation straight after one of these is computed by it: nothing is quantized in between. TFLite: the
 # fused_activation_function of these operators; ONNX Runtime: the range of the output.
 FUSED_ACTIVATIONS: Mapping[str, tuple[str, ...]] = dict.fromkeys(
@@ -272,13 +296,19 @@ def channel_axis(node: ir.Node) -> int:
     return {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}[node.op_type]
 
 
-def column(node: ir.Node, runtime: Runtime) -> Column | str:
-    """The column that serves a node, or the reason why it stays float."""
+def column(node: ir.Node, runtime: Runtime, dtype: Literal["int8", "int16"] = "int8") -> Column | str:
+    """The column that serves a node on activations of a width, or the reason why it stays float."""
     if node.domain not in ("", "ai.onnx"):
         return f"operators of the domain {node.domain} have no rule"
     rule = RULES.get(node.op_type)
     found = getattr(rule, runtime) if rule is not None else None
     name = {"tflite": "TFLite", "onnx": "ONNX Runtime"}[runtime]
+    if dtype == "int16" and runtime == "onnx":
+        return "ONNX Runtime has no kernels for int16 activations"
+    if found is not None and dtype == "int16" and node.op_type in TFLITE_INT16:
+        found = TFLITE_INT16[node.op_type]
+        if found is None:
+            return f"{name} has no int16 kernel for it"
     if found is None:
         return f"{name} has no integer kernel for it"
     assert isinstance(found, Column)

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgecc import ir
 from edgecc.quant import rules
+from edgecc.quant.params import QuantParams
 from edgecc.quant.rules import Column, Runtime
 
 if TYPE_CHECKING:
     from edgecc.quant.plan import QuantPlan
+
+Width = Literal["int8", "int16"]
+
+# Precisions whose activations are float32.
+REAL = frozenset({"fp32", "fp16", "dynamic"})
+
+
+def width(plan: QuantPlan, node: ir.Node) -> Width:
+    """How wide the activations of an integer node are."""
+    return "int16" if plan.precision_of(node) == "int16x8" else "int8"
+
+
+def is_wide(params: QuantParams) -> bool:
+    """Whether parameters are those of int16 activations."""
+    return params.dtype == "int16"
 
 
 def integer_units(
@@ -18,17 +33,16 @@ def integer_units(
 ) -> tuple[dict[ir.Node, Column], dict[str, str]]:
     """The nodes computed in integers, and for each other one why it is not.
 
-    A fused activation counts as its producer. Operators that only move values stay float where none of the
-    nodes they are connected with computes in integers: quantizing them would cost and save nothing.
+    A fused activation counts as its producer, whose precision it has.
     """
     units: dict[ir.Node, Column] = {}
     reasons: dict[str, str] = {}
     axes: dict[str, int | None] = {}
-    fused: dict[ir.Node, ir.Node] = {}
+    fused: set[ir.Node] = set()
     for node in model.graph:
         if node in fused:
             continue
-        found = plan.kept_float.get(ir.label(node)) or rules.column(node, runtime)
+        found = _column(node, runtime, plan)
         if isinstance(found, Column):
             found = _missing(node, found, plan, axes)
         if isinstance(found, str):
@@ -37,11 +51,15 @@ def integer_units(
         units[node] = found
         after = rules.fused_activation(node)
         if after is not None:
-            fused[after] = node
-    for node in _idle(units, fused):
-        reasons[ir.label(node)] = "it only moves values between float operators"
-        del units[node]
+            fused.add(after)
     return units, reasons
+
+
+def _column(node: ir.Node, runtime: Runtime, plan: QuantPlan) -> Column | str:
+    label, precision = ir.label(node), plan.precision_of(node)
+    if precision in REAL:
+        return plan.kept_float.get(label) or f"the plan computes it in {precision}"
+    return rules.column(node, runtime, width(plan, node))
 
 
 def _missing(node: ir.Node, found: Column, plan: QuantPlan, axes: dict[str, int | None]) -> Column | str:
@@ -63,42 +81,3 @@ def unit_outputs(node: ir.Node) -> tuple[ir.Value, ...]:
     """The outputs of a node, those of the activation fused into it where there is one."""
     after = rules.fused_activation(node)
     return tuple(after.outputs if after is not None else node.outputs)
-
-
-def _idle(units: Mapping[ir.Node, Column], fused: Mapping[ir.Node, ir.Node]) -> list[ir.Node]:
-    """Moving nodes in connected groups of moving nodes that touch no computing unit.
-
-    `fused`: the unit that computes an activation, by the activation's node.
-    """
-    moving = [n for n in units if rules.RULES[n.op_type].hull]
-    idle = []
-    seen: set[ir.Node] = set()
-    for start in moving:
-        if start in seen:
-            continue
-        group, queue, useful = [], [start], False
-        seen.add(start)
-        while queue:
-            node = queue.pop()
-            group.append(node)
-            for neighbour in _neighbours(node):
-                other = fused.get(neighbour, neighbour)
-                if other not in units:
-                    continue
-                if not rules.RULES[other.op_type].hull:
-                    useful = True
-                elif other not in seen:
-                    seen.add(other)
-                    queue.append(other)
-        if not useful:
-            idle += group
-    return idle
-
-
-def _neighbours(node: ir.Node) -> Iterable[ir.Node]:
-    for value in node.inputs:
-        producer = value.producer() if value is not None else None
-        if producer is not None:
-            yield producer
-    for out in node.outputs:
-        yield from ir.consumers(out)

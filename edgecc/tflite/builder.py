@@ -234,6 +234,12 @@ class Builder:
             tensor = self.graph.tensors[source]
             real = self.tensor(f"{tensor.name}_real", tensor.shape, "float32", batched=tensor.batched)
             source = self.operator("DEQUANTIZE", [source], [real])
+        elif self.graph.tensors[target].dtype == "uint8" and self.graph.tensors[source].dtype == "int16":
+            quant = self.graph.tensors[target].quant  # no kernel goes from int16 to uint8
+            assert quant is not None
+            signed = QuantParams(quant.scale, quant.zero_point - 128, "int8")
+            middle = self.temporary(source, "signed", dtype="int8", quant=signed)
+            source = self.operator("QUANTIZE", [source], [middle])
         self.operator("QUANTIZE", [source], [target])
 
     def _in_order(self, index: int, value: ir.Value, wanted: Order) -> int:
@@ -312,16 +318,20 @@ class Builder:
         return index
 
     def demand_scale(self, scale: float, zero_point: int, position: int = 0) -> None:
-        """Leaves a quantized site to real arithmetic unless its result has the scale that the int8 kernel demands.
+        """Leaves a quantized site to real arithmetic unless its result has the scale that the kernel demands.
+
+        Args:
+            scale, zero_point: of the int8 kernel; int16 kernels with one demand 2^-15 and 0 (activations.cc).
+            position: of the result.
 
         Raises:
             NeedsFloat: it has another.
         """
         assert self.site is not None
         quant = self.site.outputs[position].quant
-        if self.quantized and quant is not None and quant.dtype == "int8":
-            given = float(quant.scale[0]), int(quant.zero_point[0])
-            if given != (scale, zero_point):
+        if self.quantized and quant is not None:
+            wanted = (2.0**-15, 0) if quant.dtype == "int16" else (scale, zero_point)
+            if (float(quant.scale[0]), int(quant.zero_point[0])) != wanted:
                 raise NeedsFloat
 
     def alias(self, index: int, position: int = 0) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from edgecc import __version__, ir, registry
 from edgecc.analysis.layout import Layout, channels_last, choose_layout, identity
 from edgecc.analysis.refusals import reason_and_remedy
-from edgecc.analysis.sites import Operand, Site, SiteGraph, site_graph
+from edgecc.analysis.sites import FLOAT_MARK, Operand, Site, SiteGraph, site_graph
 from edgecc.artifact import Artifact, Port
 from edgecc.errors import Finding, UnsupportedError
 from edgecc.quant.params import QuantParams
@@ -19,7 +19,7 @@ from edgecc.tflite import LOWERINGS, Lowering
 from edgecc.tflite.builder import Builder, NeedsFloat, NotMade, Transposition, Unservable, is_batched
 from edgecc.tflite.graph import Graph
 from edgecc.tflite.half import is_finer, rounded
-from edgecc.tflite.versions import NOT_IN_2_14
+from edgecc.tflite.versions import missing_in_2_14
 
 _FAMILIES = (
     "conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize", "index", "scan", "math", "logic",
@@ -27,7 +27,7 @@ _FAMILIES = (
 )  # fmt: skip
 
 IoLayout = Literal["auto", "onnx", "nhwc"]
-IoDtype = Literal["float32", "int8", "uint8"]
+IoDtype = Literal["float32", "int8", "uint8", "int16"]
 
 
 def lowerings() -> dict[str, Lowering]:
@@ -114,7 +114,7 @@ def lower_graph(model: ir.Model, *, io_layout: IoLayout = "auto", io_dtype: IoDt
             findings.append(Finding(str(value.name), "input", error.reason, error.remedy))
     for site in sites.sites:
         try:
-            if not _lower_site(builder, site, table):
+            if not _lower_site(builder, site, table) or FLOAT_MARK in site.node.metadata_props:
                 islands.append(site)
         except Unservable as error:
             if not isinstance(error, NotMade) or not findings:
@@ -157,6 +157,23 @@ def _lower_site(b: Builder, site: Site, table: dict[str, Lowering]) -> bool:
     return not site.quantized
 
 
+def _lacking(site: Site) -> str:
+    """Why a quantized site works on real values."""
+    kinds = [o.quant.dtype for o in site.inputs if o is not None and o.quant is not None and o.array is None]
+    return f"TFLite has no {kinds[0] if kinds else 'int8'} kernel for it"
+
+
+def _conversions(graph: Graph) -> int:
+    """How many operators inside the network only turn one way of storing activations into another."""
+    ports = {*graph.inputs, *graph.outputs}
+    return sum(
+        op.code in ("QUANTIZE", "DEQUANTIZE")
+        and not ports.intersection((*op.inputs, *op.outputs))
+        and graph.tensors[op.inputs[0]].data is None
+        for op in graph.operators
+    )
+
+
 def _pretend(b: Builder, site: Site) -> None:
     """Gives the results of a node that cannot be served a tensor, so that the rest can be checked too."""
     b.begin(site, quantized=False)
@@ -180,9 +197,10 @@ def _input(b: Builder, value: ir.Value, io_dtype: IoDtype) -> tuple[int, Port]:
 
 def _port_quant(quant: QuantParams | None, io_dtype: IoDtype) -> QuantParams | None:
     """How a port stores integers; uint8 is int8 with its zero point moved by 128."""
-    if io_dtype == "float32" or quant is None or quant.dtype != "int8":
+    stored = "int16" if io_dtype == "int16" else "int8"
+    if io_dtype == "float32" or quant is None or quant.dtype != stored:
         return None
-    return quant if io_dtype == "int8" else quant.as_unsigned()
+    return quant.as_unsigned() if io_dtype == "uint8" else quant
 
 
 def _outputs(
@@ -276,15 +294,19 @@ def _lowered(
         for value, order in b.layout.orders.items()
         if isinstance(order, tuple) and order != tuple(range(len(order))) and value.name in names
     }
-    newer = {(op.code, op.version) for op in graph.operators} & NOT_IN_2_14
     notes = {
         "operators": graph.histogram(),
-        "not_in_tflite_runtime_2_14": sorted(f"{code} version {version}" for code, version in newer),
+        "not_in_tflite_runtime_2_14": missing_in_2_14(graph),
         "transposes": [asdict(t) for t in transposes],
         "float_islands": [
-            {"node": s.name, "op_type": s.op_type, "reason": "TFLite has no int8 kernel for it"}
+            {
+                "node": s.name,
+                "op_type": s.op_type,
+                "reason": s.node.metadata_props.get(FLOAT_MARK) or _lacking(s),
+            }
             for s in islands
         ],
+        "conversions": _conversions(graph),
     }
     ports = tuple(p for _, p in inputs), tuple(p for _, p in outputs)
     return Lowered(graph, *ports, dict(sorted(layouts.items())), notes)

@@ -95,7 +95,18 @@ def _weights(
 
 def _fully_connected(site: Site, b: Builder, inputs: list[int], *, keep_dims: bool) -> None:
     options = {"fusedActivationFunction": ACTIVATIONS[site.activation], "keepNumDims": keep_dims}
-    fully_connected(b, inputs, b.output(), options)
+    target = b.output()
+    if not keep_dims or b.graph.tensors[inputs[0]].dtype != "int16":
+        fully_connected(b, inputs, target, options)
+        return
+    # tflite-runtime 2.14 computes the first of several int16 matrices only.
+    columns, count = b.shape(inputs[0])[-1], b.shape(target)[-1]
+    rows = int(np.prod(b.shape(target)[:-1]))
+    flat = b.reshape(inputs[0], b.temporary(inputs[0], "rows", (rows, columns)))
+    options["keepNumDims"] = False
+    made = b.temporary(target, "product", (rows, count))
+    b.operator("FULLY_CONNECTED", [flat, *inputs[1:]], [made], options)
+    b.reshape(made, target)
 
 
 @lowers("MatMul", int8=True)

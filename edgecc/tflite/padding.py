@@ -114,5 +114,7 @@ def explicit_padding(b: Builder, tensor: int, win: Window, *, lowest: bool = Fal
     if not lowest:
         return b.operator("PAD", [tensor, paddings], [target])
     facts = b.graph.tensors[tensor]
-    value = np.array(-128 if facts.dtype == "int8" else np.finfo(np.float32).min, facts.dtype)
+    integers = np.dtype(facts.dtype).kind == "i"
+    least = np.iinfo(facts.dtype).min if integers else np.finfo(np.float32).min
+    value = np.array(least, facts.dtype)
     return b.operator("PADV2", [tensor, paddings, b.constant(value, "lowest", facts.quant)], [target])

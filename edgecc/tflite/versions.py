@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgecc.tflite.graph import Operator, Tensor
+from edgecc.tflite.graph import Graph, Operator, Tensor
 
 # Operator -> version for (int8, int16) data; float data is version 1 unless `_FLOAT` says otherwise.
 _QUANTIZED = {
@@ -36,8 +36,8 @@ _INT4 = {
 }  # fmt: skip
 _BLOCKS = 12
 
-# What the older of the two runtimes does not have.
-NOT_IN_2_14 = frozenset({("FULLY_CONNECTED", 12), ("FULLY_CONNECTED", 13), ("CONV_2D", 8)})
+# What the older of the two runtimes does not have, and refuses when it loads the file.
+_NOT_IN_2_14 = frozenset({("FULLY_CONNECTED", 12), ("FULLY_CONNECTED", 13), ("CONV_2D", 8)})
 
 # Operators whose data is not their first input.
 _DATA_INPUT = {"SPLIT": 1, "TRANSPOSE_CONV": 2}
@@ -51,6 +51,18 @@ def version_of(op: Operator, tensors: Sequence[Tensor]) -> int:
     if op.code == "QUANTIZE":
         version = 2 if data.dtype in ("int16",) or tensors[op.outputs[0]].dtype == "int16" else 1
     return max(version, _by_options(op, tensors))
+
+
+def missing_in_2_14(graph: Graph) -> list[str]:
+    """What tflite-runtime 2.14 lacks to run a graph; it refuses such files when it loads them."""
+    found = set()
+    for op in graph.operators:
+        if (op.code, op.version) in _NOT_IN_2_14:
+            found.add(f"{op.code} version {op.version}")
+        source, target = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
+        if op.code == "QUANTIZE" and (source.dtype, target.dtype) in (("int8", "int16"), ("uint8", "int16")):
+            found.add(f"QUANTIZE from {source.dtype} to int16")
+    return sorted(found)
 
 
 def _by_options(op: Operator, tensors: Sequence[Tensor]) -> int:
