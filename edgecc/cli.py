@@ -222,6 +222,31 @@ def verify_command(
     _Voice(json, quiet, verbose).show(found.to_dict(), lambda: fidelity_tables(found))
 
 
+@app.command("pack")
+@click.argument("model", metavar="MODEL")
+@click.option("-o", "--output", metavar="FILE.ecz", help="Default: MODEL with the ending .ecz.")
+@_speech
+def pack_command(*, model: str, output: str | None, json: bool, quiet: bool, verbose: bool) -> None:
+    """Pack MODEL (.tflite or .onnx) without loss; pruned and shared weights take the fewest bytes."""
+    from edgecc.pack.files import pack_file
+    from edgecc.report.tables import packed_lines
+
+    found = pack_file(Path(model), None if output is None else Path(output))
+    _Voice(json, quiet, verbose).show(found.to_dict(), lambda: packed_lines(found))
+
+
+@app.command("unpack")
+@click.argument("packed", metavar="FILE.ecz")
+@click.option("-o", "--output", metavar="MODEL", help="Default: FILE with the ending of what is in it.")
+@_speech
+def unpack_command(*, packed: str, output: str | None, json: bool, quiet: bool, verbose: bool) -> None:
+    """Give back the file that was packed, byte for byte."""
+    from edgecc.pack.files import unpack_file
+
+    path = unpack_file(Path(packed), None if output is None else Path(output))
+    _Voice(json, quiet, verbose).show({"file": str(path)}, lambda: [f"wrote {path}"])
+
+
 @app.command("targets")
 @click.argument("name", required=False)
 @_speech

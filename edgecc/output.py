@@ -119,6 +119,30 @@ def publish(folder: Path, files: Mapping[str, bytes]) -> None:
             shutil.rmtree(staging, ignore_errors=True)
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Writes one file whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    staged: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            staged = Path(file.name)
+            file.write(data)
+        staged.chmod(0o644)
+        staged.replace(path)
+    except OSError as error:
+        if staged is not None:
+            staged.unlink(missing_ok=True)
+        raise UsageError(
+            f"the output cannot be written: {error.strerror or error}",
+            node=str(path),
+            remedy="choose another -o",
+        ) from error
+
+
 def _rename(staging: Path, folder: Path, names: Iterable[str]) -> None:
     if not folder.exists():
         staging.chmod(0o755)

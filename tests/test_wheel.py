@@ -32,7 +32,7 @@ def wheel(pip: list[str], tmp_path_factory: pytest.TempPathFactory) -> zipfile.Z
 
 def expected() -> set[str]:
     """Modules and data of the three folders; passes and targets lie under edgecc."""
-    suffixes = (".py", ".toml", ".j2", ".json", ".typed")
+    suffixes = (".py", ".toml", ".j2", ".json", ".typed", ".h")
     found = set()
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*"):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from edgecc.fidelity import MAX_SQNR_DB, Fidelity
 from edgecc.profile import Profile
 from edgecc.report.schema import Report
 from edgecc.report.terminal import Table, clean, plain_lines
+
+if TYPE_CHECKING:
+    from edgecc.pack.files import PackedFile
 
 
 def report_tables(report: Report) -> list[Table | str]:
@@ -19,6 +24,11 @@ def report_tables(report: Report) -> list[Table | str]:
         if a.fidelity
     }
     items.extend(sorted(data))
+    items.extend(
+        f"{a.label}: TFLite Micro needs an arena of {a.arena_bytes:,} bytes of RAM"
+        for a in report.artifacts
+        if a.arena_bytes is not None
+    )
     for artifact in report.artifacts:
         items.extend(
             f"{artifact.label}: Transpose of {t.value} stays: {t.reason}" for t in artifact.transposes
@@ -147,6 +157,20 @@ def profile_tables(profile: Profile, limit: int | None = 20, title: str = "") ->
         heading = title or f"slowest {len(slowest)} of {len(profile.operators)} operators"
         items.append(Table(heading, (">#", "name", "kernel", ">us", ">share", "clock"), rows))
     return items
+
+
+def packed_lines(found: PackedFile) -> list[Table | str]:
+    """What `pack` prints."""
+    rest = (found.size - found.weights, found.packed_size - found.packed_weights)
+    rows = [
+        [name, size_text(before), size_text(after), f"{before / after:.2f}" if after else "-"]
+        for name, before, after in (
+            ("weights", found.weights, found.packed_weights),
+            ("structure", *rest),
+            ("file", found.size, found.packed_size),
+        )
+    ]
+    return [Table(found.source, ("", ">size", ">packed", ">times smaller"), rows), f"wrote {found.file}"]
 
 
 def profile_lines(profile: Profile, limit: int | None = 20) -> list[str]:
