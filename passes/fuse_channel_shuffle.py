@@ -69,7 +69,8 @@ def _match(last: ir.Node) -> _Shuffle | str | None:
     if kept is None or ending is None or after[len(after) - ending :] != before[2:]:
         return "the reshapes cut through the spatial axes"
     lead = len(split) - kept
-    if math.prod(split[:lead]) != math.prod(before[:2]):
+    whole = math.prod(before[:2])
+    if math.prod(split[:lead]) != whole or math.prod(after[: len(after) - ending]) != whole:
         return "the reshapes fix the size of a batch that is free"
     if perm[lead:] != tuple(range(lead, len(split))):
         return "the transpose moves spatial axes"

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgecc import ir
+from edgecc.analysis.reshape_groups import carried
 from edgecc.analysis.sites import Operand, Site, SiteGraph
 
 Permutation = tuple[int, ...]
@@ -91,6 +92,7 @@ CARRY = frozenset(
 
 # Operators that name axes: any order, the axis attribute is rewritten when lowering.
 AXIS = frozenset({"Concat", "Softmax", "LogSoftmax", "Split", "Slice", "Pad", "Gather", "Tile"})
+RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 LAST_AXIS = frozenset({"Softmax", "LogSoftmax"})
 REDUCE = frozenset(
     {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
@@ -199,7 +201,7 @@ def _add_site(problem: _Problem, graph: SiteGraph, site: Site) -> None:
     if pairs is None:
         for value in computed:
             if not _constant_gemm(site, value):  # which takes a flattened value in either order
-                problem.need(value, identity(value))
+                _need_one(problem, value, _taken(site, value))
         for value in results:
             problem.make(value, site, _default_pair(value))
         problem.pins[site] = 0
@@ -214,6 +216,21 @@ def _add_site(problem: _Problem, graph: SiteGraph, site: Site) -> None:
         fitting = [k for k in (0, 1) if pairs[0][k][-1:] == (axis,)]  # type: ignore[index]
         if len(fitting) == 1:
             problem.pins[site] = fitting[0]
+
+
+def _taken(site: Site, value: ir.Value) -> tuple[Permutation, ...]:
+    """The orders in which a site that works in ONNX's own takes an operand."""
+    if site.op_type != "MatMul":
+        return (identity(value),)
+    places = [i for i, o in enumerate(site.inputs) if o is not None and o.value is value]
+    return min((matmul_orders(site, i) for i in places), key=len)
+
+
+def _need_one(problem: _Problem, value: ir.Value, orders: tuple[Permutation, ...]) -> None:
+    """A reader that takes any of these orders: nothing to choose if it takes both."""
+    fitting = [order for order in problem.pair[value] if order in orders]
+    if len(fitting) == 1:
+        problem.need(value, fitting[0])
 
 
 def _carried(
@@ -236,6 +253,8 @@ def _carried(
             return None
         if any(o is not None and o.array is None for o in site.inputs[1:]) and kind != "Concat":
             return None
+        if behind_transpose(graph, site, first):
+            return None
         return [first] * len(results)
     if kind in REDUCE and (
         len(site.inputs) < 2 or site.inputs[1] is None or site.inputs[1].array is not None
@@ -246,10 +265,46 @@ def _carried(
         moved = [int(a) for a in site.attribute("perm", tuple(reversed(range(rank))))]  # type: ignore[attr-defined]
         return [(_rebased(first[0], moved), _rebased(first[1], moved))]
     keeps_batch = first[0][:1] == first[1][:1] == (0,)
-    if kind == "Reshape" and keeps_batch and flattens_for_gemm(graph, site):
+    if kind in RESHAPES and keeps_batch and ir.is_static(computed[0]) and ir.is_static(results[0]):
         shape = ir.static_dims(computed[0])
-        return [(flattened(shape, first[0]), flattened(shape, first[1]))]
+        if kind == "Reshape" and flattens_for_gemm(graph, site):
+            return [(flattened(shape, first[0]), flattened(shape, first[1]))]
+        moved = [reshaped(computed[0], results[0], order) for order in first]
+        if moved[0] is not None and moved[1] is not None:
+            return [(moved[0], moved[1])]
     return None
+
+
+def reshaped(source: ir.Value, result: ir.Value, order: Order) -> Permutation | None:
+    """The order of a Reshape's result where the stored bytes stay; None where it must come in ONNX's own."""
+    if isinstance(order, Flattened) or order[:1] != (0,):
+        return None
+    found = carried(ir.static_dims(source), ir.static_dims(result), order)
+    return found if found is not None and found[:1] == (0,) else None
+
+
+def behind_transpose(graph: SiteGraph, site: Site, pair: tuple[Order, Order]) -> bool:
+    """Whether all parts of a Split go where ONNX's own order is needed, which neither of its two is.
+
+    Its operand is then transposed once instead of every part.
+    """
+    rank = len(pair[0]) if isinstance(pair[0], tuple) else 0
+    if site.op_type != "Split" or tuple(range(rank)) in pair or len(site.outputs) < 2:
+        return False
+    readers = [r for out in site.outputs for r in graph.readers.get(out.value, ())]
+    return all(r.op_type in RESHAPES or r.op_type == "MatMul" for r in readers)
+
+
+def matmul_orders(site: Site, position: int) -> tuple[Permutation, ...]:
+    """The orders in which a MatMul takes an operand: BATCH_MATMUL has a flag for a second one with swapped matrices."""
+    operands = site.inputs
+    first, second = operands[0], operands[1]
+    assert first is not None
+    assert second is not None
+    own = identity((first, second)[position].value)
+    if position == 0 or len(own) < 2 or len(identity(first.value)) < 2 or second.array is not None:
+        return (own,)
+    return own, (*own[:-2], own[-1], own[-2])
 
 
 def reduced_axes(site: Site, rank: int) -> tuple[int, ...]:

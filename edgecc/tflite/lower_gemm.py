@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgecc import ir
-from edgecc.analysis.layout import Flattened
+from edgecc.analysis.layout import Flattened, matmul_orders
 from edgecc.analysis.sites import Operand, Site
 from edgecc.tflite import lowers
 from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
@@ -126,8 +126,10 @@ def matmul(site: Site, b: Builder) -> None:
         return
     if b.quantized and any(o.quant is not None and o.quant.axis is not None for o in (left, right)):
         raise NeedsFloat
-    sources = [b.read(_whole(o)) for o in (left, right)]
-    b.emit("BATCH_MATMUL", sources, {"adjX": False, "adjY": False})
+    stored = b.order(right.value) if right.array is None else None
+    swapped = stored in matmul_orders(site, 1)[1:]
+    sources = [b.read(_whole(left)), b.read(_whole(right), stored if swapped else None)]
+    b.emit("BATCH_MATMUL", sources, {"adjX": False, "adjY": swapped})
 
 
 def _whole(operand: Operand) -> Operand:

@@ -13,6 +13,7 @@ from edgecc.tflite import lowers
 from edgecc.tflite.builder import Builder, Unservable, is_batched
 from edgecc.tflite.compose import Composer, Term
 from edgecc.tflite.lower_index import number, positions
+from edgecc.tflite.writer import tensor_type
 
 
 def constant_result(site: Site, b: Builder, array: Array) -> None:
@@ -125,15 +126,27 @@ def _operand_shape(site: Site) -> tuple[int, ...]:
 
 @lowers("Shape", "Size")
 def shape_or_size(site: Site, b: Builder) -> None:
-    """A constant: shapes are known when compiling."""
-    _refuse_batch(site)
+    """A constant: shapes are known when compiling, but for a free batch, which SHAPE finds."""
     shape = _operand_shape(site)
+    operand = site.inputs[0]
+    if site.op_type == "Shape" and operand is not None and b.is_free(operand, 0):
+        _free_shape(site, b, len(shape))
+        return
+    _refuse_batch(site)
     if site.op_type == "Size":
         constant_result(site, b, np.array(np.prod(shape), np.int64))
         return
     end = site.attribute("end")
     part = shape[number(site, "start", 0) : None if end is None else int(end)]  # type: ignore[call-overload]
     constant_result(site, b, np.array(part, np.int64))
+
+
+def _free_shape(site: Site, b: Builder, rank: int) -> None:
+    k = Composer(site, b, batch=True)
+    kind = {"outType": tensor_type("int64")}
+    whole = b.operator("SHAPE", [b.input(0)], [b.tensor(f"{k.name}/shape", (rank,), "int64")], kind)
+    start, end, _ = slice(number(site, "start", 0), site.attribute("end")).indices(rank)
+    k.finish(k.cut(Term(k, None, whole), 0, start, end))
 
 
 @lowers("ConstantOfShape")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from edgecc import ir
-from edgecc.analysis.layout import flattened, flattens_for_gemm, identity
+from edgecc.analysis.layout import flattened, flattens_for_gemm, identity, reshaped
 from edgecc.analysis.sites import Operand, Site
 from edgecc.ir import Array
 from edgecc.tflite import lowers
 from edgecc.tflite.builder import Builder, NeedsFloat, Unservable, is_batched
+from edgecc.tflite.compose import Composer, Term
 
 
 def _constant(site: Site, position: int) -> Array | None:
@@ -40,7 +41,10 @@ def reshape(site: Site, b: Builder) -> None:
         carried = stored[:1] == (0,) and flattened(ir.static_dims(value), stored) == b.order(result)
         b.alias(b.input(0, stored if carried else identity(value)))
         return
-    source = b.input(0)
+    order = b.order(value)
+    carried = reshaped(value, site.outputs[0].value, order) if ir.is_static(value) else None
+    kept = carried is not None and carried == b.order(site.outputs[0].value)
+    source = b.input(0, order if kept else identity(value))
     target = b.output()
     if b.graph.tensors[source].batched and not b.graph.tensors[target].batched:
         raise Unservable("it mixes the symbolic batch with other axes", "bind the batch with --input-shape")
@@ -184,10 +188,55 @@ def expand(site: Site, b: Builder) -> None:
     if b.shape(source) == out and b.graph.tensors[source].batched == is_batched(site.outputs[0].value):
         b.alias(source)
         return
+    if is_batched(site.outputs[0].value) and not b.graph.tensors[source].batched:
+        _spread(site, b, source, out)
+        return
     if is_batched(site.outputs[0].value) and len(b.shape(source)) != len(out):
         raise Unservable("it spreads over the symbolic batch", "bind the batch with --input-shape")
     sizes = b.sizes(source, out[1:]) if is_batched(site.outputs[0].value) else b.ints(out)
     b.operator("BROADCAST_TO", [source, sizes], [b.output()])
+
+
+def _spread(site: Site, b: Builder, source: int, out: tuple[int, ...]) -> None:
+    """A constant for every sample: SELECT_V2 between it and itself, whose mask has the batch of a network input.
+
+    BROADCAST_TO would do it, with a result whose shape is known only at run time: XNNPACK leaves all that follows.
+    """
+    value = _batch_of(site.inputs[1] if len(site.inputs) > 1 else None)
+    if value is None:
+        raise Unservable("it spreads over the symbolic batch", "bind the batch with --input-shape")
+    k, quantized = Composer(site, b, batch=True), b.quantized
+    b.quantized = False
+    whole = Term(k, None, b.read(Operand(value), b.permutation(value)))
+    b.quantized = quantized
+    first = whole
+    for axis in range(1, len(whole.shape)):
+        first = k.cut(first, axis, 0, 1)
+    few = len(out) <= 4  # beyond which 2.14 does not broadcast
+    shape = out if few else (1, int(np.prod(out)))
+    first = k.reshape(first, (1,) * len(shape))
+    mask = k.binary("EQUAL", first, first)
+    full = np.prod(b.shape(source)) == np.prod(out)
+    if not full and not few:
+        raise Unservable(
+            "it spreads over the symbolic batch and along other axes", "bind the batch with --input-shape"
+        )
+    like = k.reshape(Term(k, None, source), shape) if full else Term(k, None, source)
+    target = b.output()
+    chosen = target if few else b.temporary(target, "spread", shape)
+    b.operator("SELECT_V2", [k.tensor(mask), k.tensor(like), k.tensor(like)], [chosen])
+    if not few:
+        b.reshape(chosen, target)
+
+
+def _batch_of(target: Operand | None) -> ir.Value | None:
+    """The network input whose batch the target of an Expand begins with: Concat(Shape(input), constants)."""
+    join = target.value.producer() if target is not None else None
+    if join is None or join.op_type != "Concat" or join.inputs[0] is None:
+        return None
+    size = join.inputs[0].producer()
+    source = size.inputs[0] if size is not None and size.op_type == "Shape" else None
+    return source if source is not None and source.is_graph_input() else None
 
 
 @lowers("Tile", int8=True)
