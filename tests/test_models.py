@@ -50,7 +50,31 @@ CNN = Shipped(
     },
 )
 MLP = Shipped("digits_mlp", "pixels", "probabilities", (64,), 445, {"Gemm": 3, "Relu": 2, "Softmax": 1})
-SHIPPED = [pytest.param(model, id=model.stem) for model in (CNN, MLP)]
+VIT = Shipped(
+    "digits_vit",
+    "image",
+    "logits",
+    (1, 8, 8),
+    442,
+    {
+        "Conv": 1,
+        "Shape": 8,
+        "Gather": 18,
+        "Concat": 9,
+        "Reshape": 7,
+        "Transpose": 10,
+        "Expand": 1,
+        "Add": 22,
+        "LayerNormalization": 7,
+        "MatMul": 18,
+        "Mul": 9,
+        "Softmax": 3,
+        "Div": 3,
+        "Erf": 3,
+        "Gemm": 1,
+    },
+)
+SHIPPED = [pytest.param(model, id=model.stem) for model in (CNN, MLP, VIT)]
 
 
 def load(model: Shipped) -> onnx.ModelProto:
@@ -131,6 +155,26 @@ def test_mlp_has_large_gemms_and_a_symbolic_batch() -> None:
     session = onnxruntime.InferenceSession(MLP.path, providers=["CPUExecutionProvider"])
     answers = session.run(None, {MLP.input: MLP.arrays("calib")[MLP.input][:7]})[0]
     np.testing.assert_allclose(answers.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_vit_is_written_as_exporters_write_attention() -> None:
+    proto = load(VIT)
+    assert [d.dim_param or d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim] == [
+        "N",
+        1,
+        8,
+        8,
+    ]
+    perms = [tuple(attribute(node, "perm")) for node in proto.graph.node if node.op_type == "Transpose"]
+    assert perms.count((2, 0, 3, 1, 4)) == perms.count((0, 1, 3, 2)) == 3
+    computed = {out for node in proto.graph.node for out in node.output}
+    sized = [node for node in proto.graph.node if node.op_type in ("Reshape", "Expand")]
+    assert all(node.input[1] in computed for node in sized), "a size is constant"
+    session = onnxruntime.InferenceSession(VIT.path, providers=["CPUExecutionProvider"])
+    images = VIT.arrays("calib")[VIT.input][:5]
+    together = session.run(None, {VIT.input: images})[0]
+    apart = np.concatenate([session.run(None, {VIT.input: images[i : i + 1]})[0] for i in range(5)])
+    np.testing.assert_allclose(together, apart, atol=1e-4)
 
 
 def test_everything_is_small() -> None:
