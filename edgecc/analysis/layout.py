@@ -269,9 +269,9 @@ def _carried(
         shape = ir.static_dims(computed[0])
         if kind == "Reshape" and flattens_for_gemm(graph, site):
             return [(flattened(shape, first[0]), flattened(shape, first[1]))]
-        moved = [reshaped(computed[0], results[0], order) for order in first]
-        if moved[0] is not None and moved[1] is not None:
-            return [(moved[0], moved[1])]
+        kept = [reshaped(computed[0], results[0], order) for order in first]
+        if kept[0] is not None and kept[1] is not None:
+            return [(kept[0], kept[1])]
     return None
 
 

@@ -1,4 +1,4 @@
-"""A reshape as groups of axes: which neighbouring axes become which, and what it does to bytes stored in another order."""
+"""A reshape as groups of axes: which neighbours become which, and what it does to bytes stored in another order."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ def reshape(site: Site, b: Builder) -> None:
         b.alias(b.input(0, stored if carried else identity(value)))
         return
     order = b.order(value)
-    carried = reshaped(value, site.outputs[0].value, order) if ir.is_static(value) else None
-    kept = carried is not None and carried == b.order(site.outputs[0].value)
+    made = reshaped(value, site.outputs[0].value, order) if ir.is_static(value) else None
+    kept = made is not None and made == b.order(site.outputs[0].value)
     source = b.input(0, order if kept else identity(value))
     target = b.output()
     if b.graph.tensors[source].batched and not b.graph.tensors[target].batched:
