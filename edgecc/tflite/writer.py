@@ -1,7 +1,6 @@
 """Writes a `Graph` as a flatbuffer with LiteRT's own schema classes.
 
-Layout of the file: https://www.tensorflow.org/lite schema.fbs, version 3. Constant buffers are aligned to 16 bytes
-(`force_align: 16` of `Buffer.data`), so that the runtime maps them in place.
+Layout of the file: https://www.tensorflow.org/lite schema.fbs, version 3. See buffers.py for where constants lie.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgecc.errors import UnsupportedError
 from edgecc.ir import Array
+from edgecc.tflite.buffers import Buffers
 from edgecc.tflite.graph import Graph, Operator, Tensor
 
 SCHEMA_VERSION = 3
 METADATA_NAME = "edgecc"
-_ALIGNMENT = 16
 # A flatbuffer's offsets are 32 bit and signed.
 MAX_BYTES = 2**31 - 1
 
@@ -59,8 +58,9 @@ def write(graph: Graph, *, description: str, metadata: Mapping[str, Any]) -> byt
     Raises:
         UnsupportedError: the file would exceed 2 GB.
     """
+    check_size(graph)
     model = schema.ModelT(version=SCHEMA_VERSION, description=description)
-    buffers = _Buffers()
+    buffers = Buffers()
     model.operatorCodes, code_index = _operator_codes(graph)
     subgraph = schema.SubGraphT(
         tensors=_tensors(graph.tensors, buffers),
@@ -81,47 +81,24 @@ def write(graph: Graph, *, description: str, metadata: Mapping[str, Any]) -> byt
     text = json.dumps(metadata, sort_keys=True, separators=(",", ":")).encode()
     model.metadata = [schema.MetadataT(METADATA_NAME, buffers.add(np.frombuffer(text, np.uint8)))]
     model.buffers = buffers.items
-    size = sum(b.data.size for b in buffers.items if b.data is not None)
-    if size > MAX_BYTES - 2**20:
-        raise UnsupportedError(f"constants of {size / 1e9:.1f} GB do not fit into a TFLite file (2 GB)")
-    builder = flatbuffers.Builder(size + 512 * len(graph.tensors) + 4096)
+    builder = flatbuffers.Builder(512 * len(graph.tensors) + 4096)
     builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return buffers.behind(builder.Output())
 
 
-class _AlignedBufferT(schema.BufferT):  # type: ignore[misc]
-    """A buffer whose data starts at a multiple of 16 bytes from the end of the file, hence from its start."""
+def check_size(graph: Graph) -> None:
+    """Refuses, before any constant is touched, a graph whose file would not fit.
 
-    def Pack(self, builder: Any) -> int:  # noqa: N802 - the name is the schema's
-        if self.data is None:
-            schema.BufferStart(builder)
-            return int(schema.BufferEnd(builder))
-        count = self.data.size
-        builder.StartVector(1, count, _ALIGNMENT)
-        builder.head -= count
-        builder.Bytes[builder.head : builder.head + count] = self.data.tobytes()
-        data = builder.EndVector()
-        schema.BufferStart(builder)
-        schema.BufferAddData(builder, data)
-        return int(schema.BufferEnd(builder))
-
-
-class _Buffers:
-    """The buffer table; equal contents are stored once. Buffer 0 is empty by convention."""
-
-    def __init__(self) -> None:
-        self.items: list[Any] = [_AlignedBufferT()]
-        self._seen: dict[bytes, int] = {}
-
-    def add(self, data: Array) -> int:
-        raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-        if raw.size == 0:
-            return 0
-        key = raw.tobytes()
-        if key not in self._seen:
-            self._seen[key] = len(self.items)
-            self.items.append(_AlignedBufferT(data=raw))
-        return self._seen[key]
+    Raises:
+        UnsupportedError: the file would exceed 2 GB.
+    """
+    held = {id(t.data): t.data.nbytes >> (t.dtype == "int4") for t in graph.tensors if t.data is not None}
+    size = sum(held.values()) + 512 * len(graph.tensors)
+    if size > MAX_BYTES - 2**20:
+        raise UnsupportedError(
+            f"constants of {size / 1e9:.1f} GB do not fit into a TFLite file, which ends at 2 GB",
+            remedy="choose a narrower --precision, or --format onnx",
+        )
 
 
 def _operator_codes(graph: Graph) -> tuple[list[Any], dict[tuple[str, int], int]]:
@@ -178,7 +155,7 @@ def packed_int4(stored: Array) -> Array:
     return both
 
 
-def _tensors(tensors: Sequence[Tensor], buffers: _Buffers) -> list[Any]:
+def _tensors(tensors: Sequence[Tensor], buffers: Buffers) -> list[Any]:
     """The tensor table; scales of blocks are tensors of their own behind those of the graph."""
     found = [_tensor(t, buffers) for t in tensors]
     for tensor, packed in zip(tensors, list(found), strict=True):
@@ -196,7 +173,7 @@ def _tensors(tensors: Sequence[Tensor], buffers: _Buffers) -> list[Any]:
     return found
 
 
-def _tensor(tensor: Tensor, buffers: _Buffers) -> Any:
+def _tensor(tensor: Tensor, buffers: Buffers) -> Any:
     data = packed_int4(tensor.data) if tensor.dtype == "int4" and tensor.data is not None else tensor.data
     packed = schema.TensorT(
         shape=np.array(tensor.shape, np.int32),
