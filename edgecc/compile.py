@@ -159,7 +159,7 @@ class _Compilation:
         return model
 
     def _plan(self, floats: ir.Model) -> QuantPlan | None:
-        if self.precision not in resolve.QUANTIZED:
+        if not resolve.calibrated(self.options, self.precision):
             return None
         if self.given_plan is not None:
             return resolve.fitting(self.given_plan, floats)
@@ -181,7 +181,8 @@ class _Compilation:
     def _lower(self, floats: ir.Model, plan: QuantPlan | None, form: str) -> Artifact:
         special = None if plan is None else plan.for_runtime(form, floats, self.target)  # type: ignore[arg-type]
         io_dtype = self.options.io_dtype if form == "tflite" else "float32"
-        model = self._run(Pipeline(quantized_passes(self.precision, io_dtype)), floats, special)
+        passes = quantized_passes(self.precision, io_dtype, planned=plan is not None, options=self.options)
+        model = self._run(Pipeline(passes), floats, special)
         if form == "tflite":
             from edgecc.tflite.lower import lower
 

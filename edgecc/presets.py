@@ -8,20 +8,14 @@ import types
 import typing
 from typing import Any, Literal
 
-from edgecc import registry
+from edgecc import registry, resolve
 from edgecc.errors import UsageError
 from edgecc.options import CompileOptions
 from edgecc.pipeline import Pass
 from edgecc.target import Target
 
-# precision -> passes after the float ones, once a format.
-_AFTER = {
-    "int8": ("insert_qdq",),
-    "int16x8": ("insert_qdq",),
-    "mixed": ("insert_qdq",),
-    "dynamic": ("quantize_weights",),
-    "fp16": ("halve_weights",),
-}
+# precision -> the pass after the float ones that writes it where there is no plan, once a format.
+_AFTER = {"dynamic": "quantize_weights", "int4": "quantize_weights:dtype=int4", "fp16": "halve_weights"}
 
 
 def float_passes(target: Target, options: CompileOptions) -> list[Pass]:
@@ -37,7 +31,9 @@ def float_passes(target: Target, options: CompileOptions) -> list[Pass]:
             raise UsageError(f"{target.name} has no preset {options.preset!r}", remedy=f"it has: {known}")
         names = target.pipeline.presets[options.preset]
     passes = [make_pass(name) for name in names]
-    passes += [p if isinstance(p, Pass) else make_pass(str(p)) for p in options.passes]
+    passes += [
+        p if isinstance(p, Pass) else make_pass(str(p)) for p in options.passes if not _writes(p, options)
+    ]
     for name in options.skip_passes:
         if all(p.name != name for p in passes):
             raise UsageError(
@@ -48,13 +44,47 @@ def float_passes(target: Target, options: CompileOptions) -> list[Pass]:
     return [p for p in passes if p.name not in options.skip_passes]
 
 
-def quantized_passes(precision: str, io_dtype: str = "float32") -> list[Pass]:
-    """The passes that write a precision into the graph, with inputs and outputs stored as `io_dtype`."""
-    passes = [make_pass(name) for name in _AFTER.get(precision, ())]
-    return [
-        dataclasses.replace(p, io_dtype=io_dtype) if hasattr(p, "io_dtype") else p  # type: ignore[call-arg]
-        for p in passes
-    ]
+def quantized_passes(
+    precision: str, io_dtype: str = "float32", *, planned: bool = True, options: CompileOptions | None = None
+) -> list[Pass]:
+    """The passes that write a precision into the graph.
+
+    Args:
+        io_dtype: in which inputs and outputs are stored.
+        planned: there is a quantization plan, if the precision has one.
+        options: whose `--pass` of the same name sets the pass's options.
+    """
+    if planned and precision not in ("dynamic", "fp16", "fp32"):
+        return [make_pass(f"insert_qdq:io_dtype={io_dtype}")]
+    text = _AFTER.get(precision)
+    if text is None:
+        return []
+    for given in options.passes if options is not None else ():
+        if options is not None and _writes(given, options):
+            if isinstance(given, Pass):
+                return [given]
+            text = f"{text}{',' if ':' in text else ':'}{str(given).partition(':')[2]}"
+    return [make_pass(text)]
+
+
+def _writes(given: Pass | str, options: CompileOptions) -> bool:
+    """Whether a pass that the user names is the one that writes the precision: then it runs once, in its place.
+
+    Raises:
+        UsageError: it would be, but a plan writes the precision.
+    """
+    planned = options.data is not None or options.plan is not None or options.random_data
+    precision = options.precision or ("int8" if planned else "dynamic")
+    name = given.name if isinstance(given, Pass) else str(given).partition(":")[0].strip()
+    if name != _AFTER.get(precision, "").partition(":")[0]:
+        return False
+    if resolve.calibrated(options, precision):
+        raise UsageError(
+            "with calibration data a plan says how weights are stored",
+            node=f"--pass {name}",
+            remedy="leave the pass out, or the data (--eval-data measures without calibrating)",
+        )
+    return True
 
 
 def make_pass(text: str) -> Pass:

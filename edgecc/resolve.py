@@ -66,6 +66,12 @@ def precision(options: CompileOptions, target: Target, plan: QuantPlan | None) -
     return found
 
 
+def calibrated(options: CompileOptions, found: str) -> bool:
+    """Whether a precision has a plan: activations are quantized too. int4 has one where there is data to make it."""
+    given = options.data is not None or options.plan is not None or options.random_data
+    return found in QUANTIZED or (found == "int4" and given)
+
+
 def formats_of(found: str, options: CompileOptions, target: Target) -> tuple[str, ...]:
     """The formats to write in a precision: of those asked for, the ones that have kernels for it.
 
@@ -107,7 +113,7 @@ def check_sense(options: CompileOptions, found: str) -> None:
         given = getattr(options, name)  # perhaps an array, which `in` would compare
         if given is not None and given is not False and not sensible:
             raise UsageError(f"this {reason}", node=f"--{flag(name)}")
-    if options.io_dtype != "float32" and found not in QUANTIZED:
+    if options.io_dtype != "float32" and not calibrated(options, found):
         raise UsageError(
             f"inputs and outputs of {found} artifacts are float32",
             node="--io-dtype",

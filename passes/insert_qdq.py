@@ -13,12 +13,12 @@ from edgecc.analysis.sites import FLOAT_MARK
 from edgecc.errors import UsageError
 from edgecc.passes._integer_ports import store_ports
 from edgecc.pipeline import Pass, PassContext, PassResult, Refusal
-from edgecc.quant import rules
+from edgecc.quant import int4, rules
 from edgecc.quant.params import QuantParams
 from edgecc.quant.plan import QuantPlan
 from edgecc.quant.units import integer_units, is_wide, unit_outputs, width
 
-_DTYPES = {"int8": np.int8, "uint8": np.uint8, "int16": np.int16, "int32": np.int32}
+_DTYPES = {"int4": np.int8, "int8": np.int8, "uint8": np.uint8, "int16": np.int16, "int32": np.int32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,16 @@ class InsertQDQ(Pass):
             v for v in model.graph.initializers.values() if not v.uses() and not v.is_graph_output()
         ]:
             del model.graph.initializers[str(value.name)]
+        reasons |= {ir.label(node): why for node in units if (why := _wider(node, plan)) is not None}
         return PassResult(len(units), tuple(Refusal(label, why) for label, why in reasons.items()))
+
+
+def _wider(node: ir.Node, plan: QuantPlan) -> str | None:
+    """Why the weights of a node that the plan gives int4 are int8."""
+    if plan.precision_of(node) != "int4" or rules.weight_of(node) is None:
+        return None
+    why = int4.objection(node, "int8")
+    return None if why is None else f"its weights are int8: {why}"
 
 
 @dataclass
@@ -105,7 +114,7 @@ class _Writer:
         shape = () if params.axis is None else params.scale.shape
         values = [ir.add_initializer(self.graph, params.scale.reshape(shape), self.fresh(f"{stem}_scale"))]
         if zero:
-            points = params.zero_point.astype(_DTYPES[params.dtype]).reshape(shape)
+            points = int4.stored(params, params.zero_point.astype(_DTYPES[params.dtype]).reshape(shape))
             values.append(ir.add_initializer(self.graph, points, self.fresh(f"{stem}_zero_point")))
         return tuple(values)
 
@@ -143,7 +152,8 @@ class _Writer:
         assert array is not None
         if params.dtype == "int32" and params.axis is not None:
             array = array.reshape(-1)
-        stored = ir.add_initializer(self.graph, params.quantize(array), self.fresh(f"{value.name}_quantized"))
+        integers = int4.stored(params, params.quantize(array))
+        stored = ir.add_initializer(self.graph, integers, self.fresh(f"{value.name}_quantized"))
         more = self.scale_and_zero(str(value.name), params, zero=zero)
         attributes = {} if params.axis is None else {"axis": params.axis}
         node = _node("DequantizeLinear", (stored, *more), self.fresh(f"{value.name}_dequantized"), attributes)

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgecc import ir
 from edgecc.errors import ModelError, UnsupportedError, UsageError
-from edgecc.quant import rules
+from edgecc.quant import int4, rules
 from edgecc.quant.groups import Range, stored_values
 from edgecc.quant.islands import idle
 from edgecc.quant.params import DType, QuantParams, from_range, from_weights
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from edgecc.calibration.observers import Statistics
     from edgecc.target import Target
 
-Precision = Literal["int8", "int16x8", "mixed"]
+Precision = Literal["int8", "int16x8", "int4", "mixed"]
 # Of one node: mixed plans, and nodes pinned in others. fp16 and dynamic store the weights in float16 and int8.
-NodePrecision = Literal["int8", "int16x8", "fp32", "fp16", "dynamic"]
+NodePrecision = Literal["int8", "int16x8", "int4", "fp32", "fp16", "dynamic"]
 
 # A bias is stored in int32 with scale s_in * s_w and begins an int32 sum. Where it would exceed this, the
 # channel's weight scale is widened: its weights are negligible beside its bias.
@@ -37,7 +37,8 @@ class QuantPlan:
     """Which tensor is stored how.
 
     Attributes:
-        precision: int8; int16x8 (int16 activations, int8 weights); mixed: as `precisions` say, else int8.
+        precision: int8; int16x8 (int16 activations, int8 weights); int4 (int8 activations, int4 weights where there
+            are kernels, see int4.py); mixed: as `precisions` say, else int8.
         ranges: lowest and highest value of each activation, by value name.
         tensors: parameters of activations and constants, by value name. Biases are not listed: their scale is
             the product of the input's and the weights'.
@@ -195,7 +196,7 @@ def make_plan(
     Args:
         model: the float network, after the float passes.
         statistics: of that same network.
-        precision: int8, int16x8 or mixed.
+        precision: int8, int16x8, int4 or mixed.
         per_channel: one weight scale an output channel, or one a tensor.
         keep_float: nodes not to quantize, with the reason.
         precisions: of nodes, by label, where it is not `precision`.
@@ -228,11 +229,14 @@ def make_plan(
             continue
         array = ir.constant(weight)
         assert array is not None
-        params = from_weights(array, rules.channel_axis(node) if per_channel else None)
+        wanted = (precisions or {}).get(ir.label(node), precision)
+        params = _weight_params(node, array, per_channel=per_channel, narrow=wanted == "int4")
         name, source = str(weight.name), node.inputs[0]
         if name in tensors and tensors[name].axis != params.axis:
             continue  # one matrix used in two ways: see integer_units
-        if name in tensors:
+        if name in tensors and tensors[name].dtype != params.dtype:  # one reader takes no int4
+            params = next(p for p in (params, tensors[name]) if p.dtype == "int8")
+        elif name in tensors:
             params = replace(params, scale=np.maximum(params.scale, tensors[name].scale))
         if source is not None and source.name in tensors:
             params = _room_for_bias(node, params, tensors[source.name])
@@ -241,6 +245,12 @@ def make_plan(
         precision, dict(statistics.ranges), tensors, dict(keep_float or {}),
         precisions=dict(precisions or {}), extremes=dict(statistics.extremes),
     )  # fmt: skip
+
+
+def _weight_params(node: ir.Node, array: ir.Array, *, per_channel: bool, narrow: bool) -> QuantParams:
+    """int4 where that is wanted and the node takes it, else int8."""
+    axis = rules.channel_axis(node) if per_channel else None
+    return from_weights(array, axis, "int4" if narrow and int4.objection(node, "int8") is None else "int8")
 
 
 def _room_for_bias(node: ir.Node, weight: QuantParams, source: QuantParams) -> QuantParams:
