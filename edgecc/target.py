@@ -29,6 +29,23 @@ class PipelineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     presets: dict[str, tuple[str, ...]] = {}
 
 
+def _by_width(fp32: float, int8: float, int16x8: float) -> Any:
+    return msgspec.field(default_factory=lambda: {"fp32": fp32, "int8": int8, "int16x8": int16x8})
+
+
+class CostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Cycles that operators take in a precision (fp32, int8, int16x8), for weighing one against another.
+
+    The defaults are no measurement: elements of a precision in a vector of 16 bytes, and bytes moved.
+    """
+
+    mac: dict[str, float] = _by_width(4 / 16, 1 / 16, 2 / 16)
+    byte: dict[str, float] = _by_width(1 / 16, 1 / 16, 1 / 16)
+    conversion: float = 5 / 16
+    operator: float = 0.0
+    source: str = "elements in a vector of 16 bytes; not measured"
+
+
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What edgecc knows about a device.
 
@@ -42,6 +59,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         vector_width: int8 elements of one vector register; channel counts are best multiples of it.
         runtimes: format -> what runs it.
         pipeline: the float passes.
+        cost: what operators take, for choosing precisions.
         facts: numbers with their sources.
         ram_kb, flash_kb: memory limits, None where there is none to speak of.
     """
@@ -57,6 +75,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     vector_width: int = 16
     runtimes: dict[str, str] = {}
     pipeline: PipelineSpec = PipelineSpec()
+    cost: CostSpec = CostSpec()
     facts: tuple[Fact, ...] = ()
     ram_kb: int | None = None
     flash_kb: int | None = None

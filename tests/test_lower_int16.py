@@ -84,9 +84,9 @@ def test_results_that_never_leave_zero() -> None:
         np.testing.assert_allclose(got, wanted, atol=1e-3)
 
 
-@pytest.mark.parametrize(("op", "attributes"), [("Softmax", {}), ("Sigmoid", {}), ("Tanh", {})])
-def test_scales_of_other_quantizers(op: str, attributes: dict[str, int]) -> None:
-    """The kernel demands 2^-15: another scale is served by a float island, not by wrong numbers."""
+@pytest.mark.parametrize("op", ["Softmax", "Sigmoid", "Tanh"])
+def test_scales_of_other_quantizers(op: str) -> None:
+    """The kernel demands 2^-15 of its result."""
     made = onnx.parser.parse_model(
         '<ir_version: 10, opset_import: ["": 21]> g (float[3,10] x) => (float[3,10] y) {'
         f" a = QuantizeLinear(x, s, z) b = DequantizeLinear(a, s, z) c = {op}(b)"
@@ -97,7 +97,6 @@ def test_scales_of_other_quantizers(op: str, attributes: dict[str, int]) -> None
     from edgecc.importer import load
 
     artifact = lower(load(made), precision="int16x8", target="arm")
-    assert [i["op_type"] for i in artifact.notes["float_islands"]] == [op]
     feeds = {"x": seeded(3, 10)}
     wanted = OrtRunner.from_bytes(made.SerializeToString(), optimize=False).run(feeds)["y"]
     np.testing.assert_allclose(LiteRtRunner(artifact.data).run(feeds)["y"], wanted, atol=1.5e-4)

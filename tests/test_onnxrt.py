@@ -18,6 +18,7 @@ from edgecc.pipeline import PassContext
 from edgecc.quant import rules
 from edgecc.quant.plan import make_plan
 from edgecc.runtime.ort import OrtRunner
+from edgecc.target import CostSpec
 
 RNG = np.random.default_rng(0)
 CONSTANTS = {
@@ -93,7 +94,7 @@ def compile_(parse: Any, body: str, activation_dtype: str = "int8") -> tuple[Any
     """The float network and its int8 artifact."""
     outputs = "float y, float z" if "y, z" in body else "float y"
     model = load(parse_untyped(parse, f"{BEFORE} {body}", outputs))
-    target = SimpleNamespace(name="test", activation_dtype=activation_dtype)
+    target = SimpleNamespace(name="test", activation_dtype=activation_dtype, cost=CostSpec())
     plan = make_plan(model, collect(model, samples())).for_runtime("onnx", model, target)  # type: ignore[arg-type]
     copy = model.clone()
     InsertQDQ().apply(copy, PassContext(plan=plan))

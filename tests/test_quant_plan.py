@@ -14,8 +14,9 @@ from edgecc.quant import rules
 from edgecc.quant.params import LIMITS, QuantParams, fixed, from_range, from_weights
 from edgecc.quant.plan import QuantPlan, make_plan
 from edgecc.quant.units import integer_units
+from edgecc.target import CostSpec
 
-UNSIGNED = SimpleNamespace(activation_dtype="uint8")
+UNSIGNED = SimpleNamespace(activation_dtype="uint8", cost=CostSpec())
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
@@ -213,13 +214,13 @@ def test_kept_float_and_moves_between_floats(model: ir.Model, statistics: Statis
     ]
 
 
-def test_int16_is_symmetric_and_int4_is_refused(model: ir.Model, statistics: Statistics) -> None:
+def test_int16_is_symmetric_and_fp32_is_no_plan(model: ir.Model, statistics: Statistics) -> None:
     plan = make_plan(model, statistics, precision="int16x8").for_runtime("tflite", model)
     activations = [p for n, p in plan.tensors.items() if n not in ("w", "v")]
     assert all(p.dtype == "int16" and p.symmetric for p in activations)
     assert plan.tensors["s"] == fixed(2.0**-15, 0, "int16")
     with pytest.raises(UsageError):
-        make_plan(model, statistics, precision="int4")  # type: ignore[arg-type]
+        make_plan(model, statistics, precision="fp32")  # type: ignore[arg-type]
 
 
 def test_one_scale_a_tensor(model: ir.Model, statistics: Statistics) -> None:

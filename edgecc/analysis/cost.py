@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 from edgecc import ir
+
+if TYPE_CHECKING:
+    from edgecc.target import CostSpec
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,43 @@ def total_parameters(model: ir.Model) -> int:
     """Elements of all floating-point constants that a node reads, each once."""
     seen = {v for node in model.graph for v in node.inputs if v is not None}
     return sum(_constants(v) for v in seen)
+
+
+def cycles(node: ir.Node, outputs: Iterable[ir.Value], precision: str, rates: CostSpec) -> float:
+    """What a node takes for one inference with batch 1, by a target's numbers.
+
+    Args:
+        node: Conv, Add, ...
+        outputs: what it writes: the results of the activation that it absorbs, if it does.
+        precision: fp32, int8, int16x8 (int16 activations, int8 weights) or int4 (int8 activations), which counts
+            as int8.
+        rates: of the target.
+    """
+    precision = "int8" if precision == "int4" else precision
+    width = _WIDTHS[precision]
+    moved = sum(_elements(v) for v in outputs) * width
+    for value in node.inputs:
+        if value is not None and _is_real(value):
+            weight = value.const_value is not None and not value.is_graph_input()
+            moved += _elements(value) * (min(width, 1) if weight and precision != "fp32" else width)
+    return macs(node) * rates.mac[precision] + moved * rates.byte[precision] + rates.operator
+
+
+def conversion(value: ir.Value, rates: CostSpec) -> float:
+    """Cycles to store a value in another type."""
+    return _elements(value) * rates.conversion + rates.operator
+
+
+# Bytes of an activation.
+_WIDTHS = {"fp32": 4, "int8": 1, "int16x8": 2}
+
+
+def _elements(value: ir.Value) -> int:
+    return prod(d or 1 for d in ir.dims(value) or ())
+
+
+def _is_real(value: ir.Value) -> bool:
+    return value.dtype is None or value.dtype.is_floating_point()
 
 
 def _constants(value: ir.Value | None) -> int:

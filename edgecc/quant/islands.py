@@ -1,19 +1,156 @@
-"""Which connected regions of a network are worth computing in integers."""
+"""Which operators are worth computing in integers: islands of float chosen by a minimum cut on the target's costs.
+
+Every operator that has an integer kernel gets one of two labels, integer or float; the others are float. An operator
+costs what the target's numbers say (`edgecc.analysis.cost`), a value whose readers want it in another type than its
+maker leaves it in costs one conversion, however many readers there are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from edgecc import ir
+from edgecc.analysis.cost import conversion, cycles
+from edgecc.analysis.cut import TwoLabels
 from edgecc.quant import rules
-from edgecc.quant.rules import Column
+from edgecc.quant.rules import Column, Runtime
+from edgecc.quant.units import NodePrecision, integer_units, unit_outputs
+
+if TYPE_CHECKING:
+    from edgecc.quant.plan import QuantPlan
+    from edgecc.target import CostSpec
+
+FLOAT, INTEGER = 0, 1
+
+IDLE = "it only moves values between float operators"
+DEARER = (
+    "float takes less time here: converting what it reads and writes would take longer than integers save"
+)
+
+# Beside what moves values: operators that an explicit integer precision may leave in float.
+_ELEMENTWISE = frozenset(
+    {"Add", "Clip", "Elu", "Exp", "Gelu", "HardSwish", "LeakyRelu", "Mul", "PRelu", "Relu", "Sigmoid", "Sub", "Tanh"}
+)  # fmt: skip
 
 
-def idle(units: Mapping[ir.Node, Column]) -> dict[ir.Node, str]:
-    """Moving nodes in connected groups of moving nodes that touch no computing unit, with the reason."""
+def assign(
+    plan: QuantPlan, model: ir.Model, runtime: Runtime, rates: CostSpec, *, ports: bool = False
+) -> QuantPlan:
+    """A mixed plan in which every node that has a choice has a precision: the plan's own, or fp32 where that is less.
+
+    Args:
+        plan: nodes that it gives a precision keep it.
+        model: the float network.
+        runtime: whose kernels are meant.
+        rates: of the target.
+        ports: whether inputs and outputs of the network are integers.
+    """
+    units, _ = integer_units(model, runtime, plan)
+    precisions: dict[ir.Node, NodePrecision] = {node: plan.precision_of(node) for node in units}
+    pinned = [node for node in units if ir.label(node) in plan.precisions]
+    floats = dear(model, units, precisions, rates, pinned=pinned, ports=ports)
+    chosen: dict[str, NodePrecision] = {ir.label(n): p for n, p in precisions.items()}
+    chosen.update(dict.fromkeys(map(ir.label, floats), "fp32"))
+    kept = {**plan.kept_float, **dict.fromkeys(map(ir.label, floats), DEARER)}
+    return replace(plan, precisions={**chosen, **plan.precisions}, kept_float=kept)
+
+
+def dear(
+    model: ir.Model, units: Collection[ir.Node], precisions: Mapping[ir.Node, str], rates: CostSpec, *,
+    pinned: Collection[ir.Node] = (), ports: bool = False,
+) -> list[ir.Node]:  # fmt: skip
+    """The units that cost less in float, in the cheapest assignment.
+
+    Args:
+        model: the float network.
+        units: the operators that have an integer kernel.
+        precisions: of each of them, if computed in integers.
+        rates: of the target.
+        pinned: units that are to be computed in integers whatever that costs.
+        ports: whether inputs and outputs of the network are integers.
+    """
+    problem = cut_problem(model, units, precisions, rates, ports=FLOAT if not ports else INTEGER)
+    for node in pinned:
+        problem.pin(node, INTEGER)
+    labels = problem.solve()
+    return [node for node in units if labels[node] == FLOAT]
+
+
+def lazy(
+    model: ir.Model,
+    units: Mapping[ir.Node, Column],
+    precisions: Mapping[ir.Node, str],
+    rates: CostSpec,
+    pinned: Collection[ir.Node] = (),
+) -> dict[ir.Node, str]:
+    """The units that an explicit integer precision leaves in float, with the reason: none that sums products.
+
+    Only regions of elementwise and moving operators beside float operators are weighed; inputs and outputs of the
+    network count as neither, since on integer devices they are integers.
+    """
+    found = {node: IDLE for node in idle(units) if node not in pinned}
+    left = [node for node in units if node not in found]
+    integer = {*left, *(rules.fused_activation(node) for node in left)}
+    if all(n in integer or all(out.dtype != ir.DataType.FLOAT for out in n.outputs) for n in model.graph):
+        return found
+    weighed = {n for n in left if n.op_type in _ELEMENTWISE or rules.RULES[n.op_type].hull} - set(pinned)
+    problem = cut_problem(model, left, precisions, rates, ports=None)
+    for node in left:
+        if node not in weighed:
+            problem.pin(node, INTEGER)
+    labels = problem.solve()
+    return {**found, **{node: DEARER for node in left if labels[node] == FLOAT}}
+
+
+def cut_problem(
+    model: ir.Model, units: Collection[ir.Node], precisions: Mapping[ir.Node, str], rates: CostSpec, *,
+    ports: int | None,
+) -> TwoLabels:  # fmt: skip
+    """The choice as a two-label problem; its variables are nodes, and the ports of the network by name.
+
+    Args:
+        model: the float network.
+        units: the operators that have an integer kernel.
+        precisions: of each of them, if computed in integers.
+        rates: of the target.
+        ports: label of inputs and outputs; None: they cost nothing either way.
+    """
+    problem, known = TwoLabels(), set(units)
+    absorbed = {after for node in units if (after := rules.fused_activation(node)) is not None}
+    makers: list[tuple[Hashable, ir.Value]] = []
+    for value in model.graph.inputs:
+        if ports is not None and value.dtype == ir.DataType.FLOAT:
+            problem.pin(("input", str(value.name)), ports)
+            makers.append((("input", str(value.name)), value))
+    for node in model.graph:
+        if node in absorbed:
+            continue
+        outputs = unit_outputs(node) if node in known else tuple(node.outputs)
+        if node in known:
+            problem.add(
+                node, cycles(node, outputs, "fp32", rates), cycles(node, outputs, precisions[node], rates)
+            )
+        else:
+            problem.pin(node, FLOAT)
+        makers += [(node, out) for out in outputs if out.dtype == ir.DataType.FLOAT]
+    for maker, value in makers:
+        readers: list[Hashable] = [
+            u.node for u in value.uses() if u.node not in known or u.idx in rules.data_inputs(u.node)
+        ]
+        if value.is_graph_output() and ports is not None:
+            problem.pin(("output", str(value.name)), ports)
+            readers.append(("output", str(value.name)))
+        problem.value(maker, readers, conversion(value, rates))
+    return problem
+
+
+def idle(units: Mapping[ir.Node, Column]) -> list[ir.Node]:
+    """Moving nodes in connected groups of moving nodes that touch no computing unit."""
     fused = {after: node for node in units if (after := rules.fused_activation(node)) is not None}
     moving = [n for n in units if rules.RULES[n.op_type].hull]
-    found: dict[ir.Node, str] = {}
+    found: list[ir.Node] = []
     seen: set[ir.Node] = set()
     for start in moving:
         if start in seen:
@@ -33,7 +170,7 @@ def idle(units: Mapping[ir.Node, Column]) -> dict[ir.Node, str]:
                     seen.add(other)
                     queue.append(other)
         if not useful:
-            found.update(dict.fromkeys(group, "it only moves values between float operators"))
+            found += group
     return found
 
 

@@ -14,18 +14,16 @@ from edgecc import ir
 from edgecc.errors import ModelError, UnsupportedError, UsageError
 from edgecc.quant import int4, rules
 from edgecc.quant.groups import Range, stored_values
-from edgecc.quant.islands import idle
+from edgecc.quant.islands import lazy
 from edgecc.quant.params import DType, QuantParams, from_range, from_weights
 from edgecc.quant.rules import Runtime
-from edgecc.quant.units import Width, integer_units, is_wide, width
+from edgecc.quant.units import NodePrecision, Width, integer_units, is_wide, width
 
 if TYPE_CHECKING:
     from edgecc.calibration.observers import Statistics
     from edgecc.target import Target
 
 Precision = Literal["int8", "int16x8", "int4", "mixed"]
-# Of one node: mixed plans, and nodes pinned in others. fp16 and dynamic store the weights in float16 and int8.
-NodePrecision = Literal["int8", "int16x8", "int4", "fp32", "fp16", "dynamic"]
 
 # A bias is stored in int32 with scale s_in * s_w and begins an int32 sum. Where it would exceed this, the
 # channel's weight scale is widened: its weights are negligible beside its bias.
@@ -73,9 +71,11 @@ class QuantPlan:
     def precision_of(self, node: ir.Node) -> NodePrecision:
         """The precision that the plan gives a node."""
         label = ir.label(node)
+        if label in self.precisions:
+            return self.precisions[label]
         if label in self.kept_float:
             return "fp32"
-        return self.precisions.get(label, "int8" if self.precision == "mixed" else self.precision)
+        return "int8" if self.precision == "mixed" else self.precision
 
     def range_of(self, name: str, dtype: str) -> Range:
         """What activations of that width cover."""
@@ -92,11 +92,16 @@ class QuantPlan:
 
         Weight scales stay as they are. Values that the runtime's kernels do not quantize are left out.
         """
+        from edgecc.target import CostSpec
+
         unsigned = runtime == "onnx" and target is not None and target.activation_dtype == "uint8"
         units, _ = integer_units(model, runtime, self)
-        lazy = idle(units)
-        kept = {**self.kept_float, **{ir.label(node): reason for node, reason in lazy.items()}}
-        units = {node: column for node, column in units.items() if node not in lazy}
+        precisions = {node: self.precision_of(node) for node in units}
+        pinned = [node for node in units if ir.label(node) in self.precisions]
+        rates = CostSpec() if target is None else target.cost
+        floats = lazy(model, units, precisions, rates, pinned)
+        kept = {**self.kept_float, **{ir.label(node): reason for node, reason in floats.items()}}
+        units = {node: column for node, column in units.items() if node not in floats}
         widths = {node: width(self, node) for node in units}
         ranges: dict[Width, Mapping[str, Range]] = {
             "int8": self.ranges,
