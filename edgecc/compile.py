@@ -18,6 +18,7 @@ from edgecc.pipeline import PassContext, Pipeline, PipelineLog
 from edgecc.presets import float_passes, quantized_passes
 from edgecc.target import Target
 from edgecc.target import target as find_target
+from edgecc.tflite.kernels import MICRO, runtime_id
 from edgecc.verdict import verdict
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class _Compilation:
     def __init__(self, model: Any, options: CompileOptions, progress: Callable[[str], None]) -> None:
         self.options, self.progress = options, progress
         self.seconds: dict[str, float] = {}
+        self.arenas: Mapping[str, int | None] = {}
         self.warnings: list[str] = []
         self.log = PipelineLog()
         self.target: Target = find_target(options.target)
@@ -189,6 +191,7 @@ class _Compilation:
             return lower(
                 model, precision=self.precision, target=self.target.name,
                 io_layout=self.options.io_layout, io_dtype=self.options.io_dtype,
+                runtime=self.target.runtimes.get("tflite", "LiteRT"),
             )  # fmt: skip
         from edgecc.onnxrt.export import export
 
@@ -204,6 +207,7 @@ class _Compilation:
         with self._stage("verify"):
             reference = OrtRunner.from_model(self.original, threads=threads)
             runners = {f: open_candidate(a, like=reference, threads=threads) for f, a in artifacts.items()}
+            self.arenas = {f: getattr(runner, "arena_bytes", None) for f, runner in runners.items()}
             classes = class_outputs(self.original)
             found = {
                 form: weigh_rounding(f, self.precision, self.original, self.eval_data, threads=threads)
@@ -224,7 +228,8 @@ class _Compilation:
         from edgecc.profile.local import Job, profile_all
 
         with self._stage("profile"):
-            jobs: dict[str, Job] = {form: Job(artifact) for form, artifact in artifacts.items()}
+            here = {f: a for f, a in artifacts.items() if not self._is_micro(f)}
+            jobs: dict[str, Job] = {form: Job(artifact) for form, artifact in here.items()}
             jobs["original"] = Job(self._original(), operators=False)
             failed: dict[str, EdgeccError] = {}
             found = profile_all(jobs, threads=self.options.threads or 1, failed=failed)
@@ -236,6 +241,10 @@ class _Compilation:
         if "onnx" in found and self.precision == "int8" and self.target.activation_dtype == "int8":
             found["onnx"] = replace(found["onnx"], notes=(*found["onnx"].notes, *x86_notes()))
         return {form: found[form] for form in artifacts if form in found}, found.get("original")
+
+    def _is_micro(self, form: str) -> bool:
+        """Whether the target runs it in TFLite Micro, whose kernels here are not those of the device."""
+        return form == "tflite" and runtime_id(self.target.runtimes.get(form, "LiteRT")) == MICRO
 
     def _original(self) -> Artifact | Path:
         """What is timed beside the artifacts: the file itself where its shapes are what was compiled."""
@@ -264,7 +273,10 @@ class _Compilation:
             macs=total_macs(self.original),
         )
         rows = tuple(
-            artifact_facts(a, file=self._file(f), fidelity=fidelities.get(f), profile=profiles.get(f))
+            artifact_facts(
+                a, file=self._file(f), fidelity=fidelities.get(f), profile=profiles.get(f),
+                arena_bytes=self.arenas.get(f),
+            )
             for f, a in artifacts.items()
         )
         return Report(

@@ -25,6 +25,8 @@ from edgecc.runtime import Runner
 
 if TYPE_CHECKING:
     from edgecc.calibration.dataset import Dataset
+    from edgecc.runtime.litert import LiteRtRunner
+    from edgecc.runtime.tflm import MicroRunner
 
 DEFAULT_SAMPLES = 16
 """How many samples are compared: every value of the network is computed and held once a sample."""
@@ -43,12 +45,10 @@ class LayerSource(Protocol):
 
 
 class TfliteLayers:
-    """A TFLite file, run without XNNPACK so that every tensor is kept."""
+    """A TFLite file, run so that every tensor is kept (in LiteRT: without XNNPACK)."""
 
     def __init__(self, data: bytes, *, like: Runner, threads: int | None = None) -> None:
-        from edgecc.runtime.litert import LiteRtRunner
-
-        self._runner = LiteRtRunner(data, threads=threads, layers=True, like=like)
+        self._runner = open_tflite(data, like=like, threads=threads, layers=True)
 
     def names(self) -> Collection[str]:
         """Of all tensors."""
@@ -59,6 +59,26 @@ class TfliteLayers:
         self._runner.run(feeds)
         for name in names:
             yield name, self._runner.tensor(name)
+
+
+def open_tflite(
+    data: bytes, *, like: Runner, threads: int | None = None, layers: bool = False
+) -> LiteRtRunner | MicroRunner:
+    """A TFLite file in the runtime that it was compiled for: TFLite Micro where it says so, else LiteRT.
+
+    Raises:
+        UsageError: its inputs and outputs are not those of `like`, or TFLite Micro is not installed.
+        ModelError, UnsupportedError: the runtime cannot load it.
+    """
+    from edgecc.runtime.litert_ports import read_metadata
+
+    if data[4:8] == b"TFL3" and read_metadata(data).get("runtime") == "tflite-micro":
+        from edgecc.runtime.tflm import MicroRunner
+
+        return MicroRunner(data, layers=layers, like=like)
+    from edgecc.runtime.litert import LiteRtRunner
+
+    return LiteRtRunner(data, threads=threads, layers=layers, like=like)
 
 
 class OnnxLayers:

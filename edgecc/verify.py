@@ -20,7 +20,7 @@ from edgecc.fidelity import (
     OutputFidelity,
 )
 from edgecc.ir import Array
-from edgecc.layerwise import compare_layers, read_compiled
+from edgecc.layerwise import compare_layers, open_tflite, read_compiled
 from edgecc.limits import FLOAT32, check_limits, class_outputs, float32_excess
 from edgecc.rounding import rounding_noise
 from edgecc.runtime import Runner
@@ -247,9 +247,7 @@ def open_candidate(compiled: str | Path | Artifact, *, like: Runner, threads: in
     """
     data, form = read_compiled(compiled)
     if form == "tflite":
-        from edgecc.runtime.litert import LiteRtRunner
-
-        return LiteRtRunner(data, threads=threads, like=like)
+        return open_tflite(data, like=like, threads=threads)
     from edgecc.runtime.ort import OrtRunner
 
     if isinstance(compiled, (str, Path)):  # external data lies beside the file

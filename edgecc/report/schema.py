@@ -77,6 +77,7 @@ class ArtifactFacts:
         transposes, float_islands: what stands in the way of speed, with reasons.
         fidelity: against the original; None where it was not verified.
         profile: on this machine; None where it was not measured.
+        arena_bytes: RAM that TFLite Micro takes for tensors and its own structures; None for other runtimes.
     """
 
     file: str
@@ -91,6 +92,7 @@ class ArtifactFacts:
     float_islands: tuple[Island, ...] = ()
     fidelity: Fidelity | None = None
     profile: Profile | None = None
+    arena_bytes: int | None = None
 
     @property
     def label(self) -> str:
@@ -160,7 +162,12 @@ def model_facts(
 
 
 def artifact_facts(
-    artifact: Artifact, *, file: str, fidelity: Fidelity | None = None, profile: Profile | None = None
+    artifact: Artifact,
+    *,
+    file: str,
+    fidelity: Fidelity | None = None,
+    profile: Profile | None = None,
+    arena_bytes: int | None = None,
 ) -> ArtifactFacts:
     """What the report says about an artifact.
 
@@ -186,6 +193,7 @@ def artifact_facts(
         ),
         fidelity=fidelity,
         profile=profile,
+        arena_bytes=arena_bytes,
     )
 
 

@@ -18,6 +18,7 @@ from edgecc.quant.params import QuantParams
 from edgecc.tflite import LOWERINGS, Lowering
 from edgecc.tflite.builder import Builder, NeedsFloat, NotMade, Transposition, Unservable, is_batched
 from edgecc.tflite.graph import Graph
+from edgecc.tflite.kernels import runtime_id
 from edgecc.tflite.half import is_finer, rounded
 from edgecc.tflite.versions import missing_in_2_14
 
@@ -63,6 +64,7 @@ def lower(
     target: str,
     io_layout: IoLayout = "auto",
     io_dtype: IoDtype = "float32",
+    runtime: str = "litert",
 ) -> Artifact:
     """Lowers a graph, with or without Q/DQ nodes, to the bytes of a .tflite file.
 
@@ -70,6 +72,7 @@ def lower(
         model: with static shapes but for the batch.
         precision, target: recorded in the artifact.
         io_layout, io_dtype: see `lower_graph`.
+        runtime: that the target names; recorded unless it is LiteRT.
 
     Raises:
         UnsupportedError: naming every node that has no lowering; or the file would exceed 2 GB.
@@ -85,6 +88,8 @@ def lower(
         "outputs": [asdict(p) for p in lowered.outputs],
         "layouts": lowered.layouts,
     }
+    if (name := runtime_id(runtime)) != "litert":
+        metadata["runtime"] = name
     data = write(
         lowered.graph, description=f"edgecc {__version__}, {precision} for {target}", metadata=metadata
     )
