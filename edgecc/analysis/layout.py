@@ -91,7 +91,10 @@ CARRY = frozenset(
 )  # fmt: skip
 
 # Operators that name axes: any order, the axis attribute is rewritten when lowering.
-AXIS = frozenset({"Concat", "Softmax", "LogSoftmax", "Split", "Slice", "Pad", "Gather", "Tile"})
+AXIS = frozenset(
+    {"Concat", "Softmax", "LogSoftmax", "Split", "Slice", "Pad", "Gather", "Tile", "LayerNormalization",
+     "RMSNormalization"}
+)  # fmt: skip
 RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 LAST_AXIS = frozenset({"Softmax", "LogSoftmax"})
 REDUCE = frozenset(

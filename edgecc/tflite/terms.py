@@ -22,7 +22,8 @@ BINARY: dict[str, Callable[[Array, Array], Any]] = {
 COMPARISONS = frozenset({"EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL"})
 UNARY: dict[str, Callable[[Array], Any]] = {
     "FLOOR": np.floor, "CEIL": np.ceil, "ROUND": np.round, "NEG": np.negative, "ABS": np.abs, "EXP": np.exp,
-    "LOG": np.log, "SQRT": np.sqrt, "COS": np.cos, "SIN": np.sin, "LOGICAL_NOT": np.logical_not,
+    "LOG": np.log, "SQRT": np.sqrt, "RSQRT": lambda x: 1 / np.sqrt(x), "COS": np.cos, "SIN": np.sin,
+    "LOGICAL_NOT": np.logical_not,
 }  # fmt: skip
 REDUCTIONS: dict[str, Callable[..., Any]] = {
     "SUM": np.sum, "MEAN": np.mean, "REDUCE_MAX": np.max, "REDUCE_MIN": np.min, "REDUCE_PROD": np.prod,
