@@ -24,7 +24,7 @@ from edgecc.tflite.versions import missing_in_2_14
 
 _FAMILIES = (
     "conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize", "index", "scan", "math", "logic",
-    "spatial", "windows", "product", "linear", "sample", "quantized", "cast",
+    "spatial", "windows", "product", "linear", "sample", "quantized", "cast", "norm",
 )  # fmt: skip
 
 IoLayout = Literal["auto", "onnx", "nhwc"]
