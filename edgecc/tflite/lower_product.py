@@ -27,7 +27,7 @@ def vector_matmul(site: Site, b: Builder) -> None:
 @lowers("Einsum")
 def einsum(site: Site, b: Builder) -> None:
     """Operands joined from left to right: each pair transposed to matrices and multiplied by BATCH_MATMUL."""
-    k = Composer(site, b)
+    k = Composer(site, b, batch=True)
     terms = [k.input(i) for i in range(len(site.inputs))]
     inputs, result = _letters(str(site.attribute("equation", "")), [len(t.shape) for t in terms])
     labelled = [_diagonal(k, t, labels) for t, labels in zip(terms, inputs, strict=True)]
@@ -87,11 +87,14 @@ def _join(k: Composer, left: tuple[Term, str], right: tuple[Term, str], later: s
     batch, inner = [s for s in both if s in later], [s for s in both if s not in later]
     rows, columns = [s for s in a if s not in both], [s for s in c if s not in both]
 
+    free = [s for s in batch[:1] if x.batched and y.batched and a[0] == c[0] == s]  # stays an axis of its own
+
     def matrix(term: Term, labels: str, groups: Sequence[Sequence[str]]) -> Term:
+        groups = (*([free] if free else []), batch[len(free) :], *groups)
         moved = k.transpose(term, [labels.index(s) for group in groups for s in group])
         return k.reshape(moved, [int(np.prod([size[s] for s in group])) for group in groups])
 
-    product = k.matmul(matrix(x, a, (batch, rows, inner)), matrix(y, c, (batch, inner, columns)))
+    product = k.matmul(matrix(x, a, (rows, inner)), matrix(y, c, (inner, columns)))
     made = "".join((*batch, *rows, *columns))
     return k.reshape(product, [size[s] for s in made]), made
 
