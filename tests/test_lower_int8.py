@@ -5,7 +5,6 @@ import onnx
 import pytest
 from tflite_cases import Array, Case, case, ints, model, quantized, seeded
 
-from edgecc.errors import UnsupportedError
 from edgecc.runtime.litert import LiteRtRunner
 from edgecc.runtime.ort import OrtRunner
 from edgecc.tflite.lower import lower
@@ -219,35 +218,51 @@ def test_unsigned_networks_of_other_quantizers(weights: type) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    "text",
     [
-        ("y = QuantizeLinear(x, s, z)", "read by other nodes"),
-        (
-            "a = QuantizeLinear(x, s, z) r = Reshape(a, shape) y = DequantizeLinear(r, s, z)",
-            "read by other nodes",
-        ),
-        (
-            "a = QuantizeLinear<axis=1>(x, many, zs) y = DequantizeLinear<axis=1>(a, many, zs)",
-            "one scale a channel",
-        ),
-        ("a = QuantizeLinear(x, s, wide) y = DequantizeLinear(a, s, wide)", "stored in uint16"),
+        "y = QuantizeLinear(x, s, z)",
+        "a = QuantizeLinear(x, s, z) r = Reshape(a, shape) y = DequantizeLinear(r, s, z)",
+        "a = QuantizeLinear<axis=1>(x, many, zs) y = DequantizeLinear<axis=1>(a, many, zs)",
+        "a = QuantizeLinear(x, s, z) y = DequantizeLinear(a, other, z)",
+        "m = ReduceMax<keepdims=0>(x) a = QuantizeLinear(x, m, z) y = DequantizeLinear(a, m, z)",
     ],
 )
-def test_pairs_that_tflite_does_not_have(text: str, reason: str) -> None:
+def test_conversions_that_are_operators(text: str) -> None:
+    """Where the integers go elsewhere, or no kernel has such scales, they are computed like anything else."""
     from edgecc.importer import load
 
     constants: dict[str, Array] = {
-        "s": np.array(0.1, np.float32), "z": np.array(0, np.int8), "shape": ints(2, 3), "wide": np.array(5, np.uint16),
-        "many": np.full(3, 0.1, np.float32), "zs": np.zeros(3, np.int8),
+        "s": np.array(0.1, np.float32), "z": np.array(2, np.int8), "shape": ints(3, 2),
+        "zs": np.array([1, -2, 3], np.int8),
+        "many": np.array([0.1, 0.2, 0.3], np.float32), "other": np.array(0.3, np.float32),
     }  # fmt: skip
     used = set(text.replace(",", " ").replace("(", " ").replace(")", " ").split())
-    kind = "int8" if text.startswith("y") else "float"
+    kind, shape = "int8" if text.startswith("y") else "float", "3,2" if "Reshape" in text else "2,3"
     made = network(
-        f"g (float[2,3] x) => ({kind}[2,3] y) {{ {text} }}",
+        f"g (float[2,3] x) => ({kind}[{shape}] y) {{ {text} }}",
         **{n: a for n, a in constants.items() if n in used},
     )
-    with pytest.raises(UnsupportedError, match=reason):
-        lower(load(made), precision="int8", target="arm")
+    artifact = lower(load(made), precision="int8", target="arm")
+    feeds = {"x": 3 * seeded(2, 3, seed=3)}
+    wanted = OrtRunner.from_bytes(made.SerializeToString(), optimize=False).run(feeds)["y"]
+    got = LiteRtRunner(artifact.data).run(feeds)["y"]
+    assert got.dtype == wanted.dtype
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+def test_sixteen_bits_with_a_zero_point() -> None:
+    """No kernel has them: int16 without one covers the same range."""
+    from edgecc.importer import load
+
+    made = network(
+        "g (float[2,3] x) => (float[2,3] y)"
+        " { a = QuantizeLinear(x, s, wide) y = DequantizeLinear(a, s, wide) }",
+        s=np.array(1e-4, np.float32), wide=np.array(30000, np.uint16),
+    )  # fmt: skip
+    artifact = lower(load(made), precision="int16x8", target="arm")
+    feeds = {"x": 5 * seeded(2, 3, seed=3)}
+    wanted = OrtRunner.from_bytes(made.SerializeToString(), optimize=False).run(feeds)["y"]
+    assert np.max(np.abs(LiteRtRunner(artifact.data).run(feeds)["y"] - wanted)) <= 1.2e-4
 
 
 def test_int16_activations() -> None:

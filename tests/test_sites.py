@@ -7,7 +7,6 @@ from tflite_cases import Array, quantized, seeded
 
 from edgecc import ir
 from edgecc.analysis.sites import SiteGraph, fused_activation, site_graph
-from edgecc.errors import UnsupportedError
 from edgecc.importer import load
 
 SCALES: dict[str, Array] = {
@@ -112,9 +111,20 @@ def test_weights_are_read_as_they_are_stored() -> None:
         conv.inputs[0].real()  # type: ignore[union-attr]
 
 
-def test_computed_scale() -> None:
-    with pytest.raises(UnsupportedError, match="computed at run time"):
-        sites("m = ReduceMax<keepdims=0>(x) b = QuantizeLinear(x, m, z) y = DequantizeLinear(b, m, z)")
+def test_a_pair_with_a_computed_scale_is_two_operators() -> None:
+    graph = sites("m = ReduceMax<keepdims=0>(x) b = QuantizeLinear(x, m, z) y = DequantizeLinear(b, m, z)")
+    assert [site.op_type for site in graph.sites] == ["ReduceMax", "QuantizeLinear", "DequantizeLinear"]
+    assert graph.outputs[0][1].quant is None
+
+
+def test_readers_that_want_different_scales() -> None:
+    """The widest is stored, the others are made from it."""
+    pairs = " ".join(
+        f"a{i} = QuantizeLinear(r, {s}, z) b{i} = DequantizeLinear(a{i}, {s}, z)" for i, s in enumerate("st")
+    )
+    relu = sites(f"{QDQ.format('x', 's', 'b')} r = Relu(b) {pairs} y = Add(b0, b1)").sites[0]
+    assert relu.outputs[0].quant is not None
+    assert relu.outputs[0].quant.scale[0] == np.float32(0.2)
 
 
 def test_fused_activation_needs_constant_limits() -> None:

@@ -34,6 +34,7 @@ _STORABLE = frozenset(
     }
 )
 _INT32 = 2  # schema.fbs: enum TensorType
+_SMALL_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Builder:
     Attributes:
         site: the one being lowered.
         quantized: whether it is lowered on integers.
+        unsigned: these are uint8: its weights have a zero point, which only kernels on uint8 take.
         scale: in which its operands must come, where its kernel demands that of the result; None: any.
         at: the graph output being written, behind the last site.
     """
@@ -78,13 +80,15 @@ class Builder:
         self._transpositions: dict[int, Transposition] = {}
         self.site: Site | None = None
         self.quantized = False
+        self.unsigned = False
         self.scale: QuantParams | None = None
         self.at = "output"
         self._stored: dict[ir.Value, int] = {}
         self._orders: dict[ir.Value, Order] = {}
         self._copies: dict[tuple[int, Order | None, object], int] = {}
-        self._constants: dict[tuple[str, tuple[int, ...], bytes, object], int] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], object, object], int] = {}
         self._names: set[str] = set()
+        self._demanded: dict[int, QuantParams] = {}
 
     # ---- tensors -----------------------------------------------------------------------------------------------
 
@@ -116,9 +120,9 @@ class Builder:
     def constant(self, array: Array, name: str, quant: QuantParams | None = None) -> int:
         """A constant tensor; equal constants of one type are one tensor. Biases beside int16 data are int64."""
         array = np.asarray(array)
-        array = array.astype(NARROWED.get(str(array.dtype), array.dtype))
+        array = array.astype(NARROWED.get(str(array.dtype), array.dtype), copy=False)
         dtype = str(array.dtype) if quant is None or array.dtype == np.int64 else quant.dtype
-        key = (dtype, array.shape, array.tobytes(), _quant_key(quant))
+        key = (dtype, array.shape, _content(array), _quant_key(quant))
         if key not in self._constants:
             self._constants[key] = self.tensor(name, array.shape, dtype, data=array, quant=quant)
         return self._constants[key]
@@ -174,6 +178,8 @@ class Builder:
         quant = operand.quant if self.quantized else None
         if quant is not None and self.scale is not None:
             quant = self.scale
+        if quant is not None and self.unsigned and operand.array is None:
+            quant = quant.as_unsigned()
         if operand.array is not None:
             array = (
                 operand.array if quant is not None or operand.array.dtype == np.float16 else operand.real()
@@ -184,7 +190,8 @@ class Builder:
         if operand.value not in self._stored:
             raise NotMade(f"nothing makes {operand.value.name}")
         index = self._stored[operand.value]
-        if self.quantized:
+        # Real operators, too, read what the pair made of the value.
+        if operand.quant is not None and not self._means(index, operand.quant):
             index = self._in_quant(index, operand.value, operand.quant)
         index = self._in_quant(index, operand.value, quant)
         return self._in_order(index, operand.value, wanted)
@@ -223,6 +230,11 @@ class Builder:
             self._orders.setdefault(value, self.order(value))
             self._copies[key] = copy
         return self._copies[key]
+
+    def _means(self, index: int, quant: QuantParams) -> bool:
+        """Whether a tensor holds the numbers that `quant` can hold, be it as int8 or as uint8."""
+        found = _quant_key(self.graph.tensors[index].quant)
+        return found is not None and found in (_quant_key(quant), _quant_key(quant.as_unsigned()))
 
     def _convert(self, source: int, target: int) -> None:
         """QUANTIZE or DEQUANTIZE; both where no kernel goes from one scale to the other."""
@@ -267,13 +279,14 @@ class Builder:
             self._copies[key] = copy
         return self._copies[key]
 
-    def begin(self, site: Site, *, quantized: bool) -> None:
+    def begin(self, site: Site, *, quantized: bool, unsigned: bool = False) -> None:
         """Starts on a site.
 
         Raises:
             NeedsFloat: its kernel demands one scale of results that have several.
         """
-        self.site, self.quantized, self.scale = site, quantized, None
+        self.site, self.quantized, self.scale, self.unsigned = site, quantized, None, unsigned
+        self._demanded.clear()
         rule = RULES.get(site.op_type)
         if quantized and rule is not None and rule.tflite is not None and rule.tflite.scale == "same":
             if len({_quant_key(r.quant) for r in site.outputs}) > 1:
@@ -282,7 +295,7 @@ class Builder:
 
     def finish(self, output: str) -> None:
         """Turns to a graph output; no site is being lowered any more."""
-        self.site, self.quantized, self.scale, self.at = None, False, None, output
+        self.site, self.quantized, self.scale, self.at, self.unsigned = None, False, None, output, False
 
     # ---- writing -----------------------------------------------------------------------------------------------
 
@@ -306,7 +319,8 @@ class Builder:
         shape = ir.static_dims(value)
         if not isinstance(order, Flattened):
             shape = tuple(shape[a] for a in order)
-        quant = result.quant if self.quantized else None
+        quant = self._demanded.get(position, result.quant) if self.quantized else None
+        quant = quant.as_unsigned() if quant is not None and self.unsigned else quant
         index = self.tensor(
             str(value.name),
             shape,
@@ -318,21 +332,17 @@ class Builder:
         return index
 
     def demand_scale(self, scale: float, zero_point: int, position: int = 0) -> None:
-        """Leaves a quantized site to real arithmetic unless its result has the scale that the kernel demands.
+        """Stores a quantized result as the kernel demands; readers that take it otherwise requantize it.
 
         Args:
             scale, zero_point: of the int8 kernel; int16 kernels with one demand 2^-15 and 0 (activations.cc).
             position: of the result.
-
-        Raises:
-            NeedsFloat: it has another.
         """
         assert self.site is not None
         quant = self.site.outputs[position].quant
         if self.quantized and quant is not None:
             wanted = (2.0**-15, 0) if quant.dtype == "int16" else (scale, zero_point)
-            if (float(quant.scale[0]), int(quant.zero_point[0])) != wanted:
-                raise NeedsFloat
+            self._demanded[position] = QuantParams(np.array(wanted[:1]), np.array(wanted[1:]), quant.dtype)
 
     def alias(self, index: int, position: int = 0) -> None:
         """The site does no work: its result is the tensor `index`, under the name that this has already."""
@@ -425,6 +435,13 @@ def is_batched(value: ir.Value) -> bool:
     """Whether axis 0 is the symbolic batch."""
     shape = ir.dims(value)
     return bool(shape) and shape is not None and shape[0] is None
+
+
+def _content(array: Array) -> object:
+    """What equal constants have in common: their bytes, or, of large ones, the place in memory that they share."""
+    if array.nbytes <= _SMALL_BYTES:
+        return array.tobytes()
+    return array.__array_interface__["data"][0], array.strides
 
 
 def _quant_key(quant: QuantParams | None) -> object:

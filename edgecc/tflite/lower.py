@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from typing import Any, Literal
 
 from edgecc import __version__, ir, registry
 from edgecc.analysis.layout import Layout, channels_last, choose_layout, identity
+from edgecc.analysis.qdq import PORTS
 from edgecc.analysis.refusals import reason_and_remedy
-from edgecc.analysis.sites import FLOAT_MARK, Operand, Site, SiteGraph, site_graph
+from edgecc.analysis.sites import FLOAT_MARK, Site, SiteGraph, site_graph
 from edgecc.artifact import Artifact, Port
 from edgecc.errors import Finding, UnsupportedError
 from edgecc.quant.params import QuantParams
@@ -24,7 +25,7 @@ from edgecc.tflite.versions import missing_in_2_14
 
 _FAMILIES = (
     "conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize", "index", "scan", "math", "logic",
-    "spatial", "windows", "product", "linear", "sample", "quantized", "cast", "norm",
+    "spatial", "windows", "product", "linear", "sample", "quantized", "qdq", "cast", "norm",
 )  # fmt: skip
 
 IoLayout = Literal["auto", "onnx", "nhwc"]
@@ -150,9 +151,11 @@ def _lower_site(b: Builder, site: Site, table: dict[str, Lowering]) -> bool:
             f"the shape of its input {unknown[0]!r} is not known when compiling", "bind it with --input-shape"
         )
     before = len(b.graph.tensors), len(b.graph.operators)
-    if site.quantized and lowering.int8:
+    for unsigned in (False, True) if site.quantized and lowering.int8 else ():
+        if unsigned and not _has_zero_point(site):
+            break
         try:
-            b.begin(site, quantized=True)
+            b.begin(site, quantized=True, unsigned=unsigned)
             lowering.function(site, b)
             return True
         except NeedsFloat:
@@ -160,6 +163,17 @@ def _lower_site(b: Builder, site: Site, table: dict[str, Lowering]) -> bool:
     b.begin(site, quantized=False)
     lowering.function(site, b)
     return not site.quantized
+
+
+_UNSIGNED = frozenset({"Conv", "Gemm", "MatMul"})  # whose kernels on uint8 take weights with a zero point
+
+
+def _has_zero_point(site: Site) -> bool:
+    """Whether its weights have a zero point."""
+    weight = site.inputs[1] if site.op_type in _UNSIGNED else None
+    if weight is None or weight.array is None or weight.quant is None:
+        return False
+    return not weight.quant.symmetric
 
 
 def _lacking(site: Site) -> str:
@@ -191,13 +205,15 @@ def _pretend(b: Builder, site: Site) -> None:
 def _input(b: Builder, value: ir.Value, io_dtype: IoDtype) -> tuple[int, Port]:
     order = b.permutation(value)
     shape = ir.static_dims(value)
-    quant = _port_quant(b.sites.input_quant.get(value), io_dtype)
+    kind = str(value.dtype).lower()
+    raw = kind in PORTS  # the network takes integers: only their scale is added
+    quant = _port_quant(b.sites.input_quant.get(value), kind if raw else io_dtype)  # type: ignore[arg-type]
     index = b.tensor(
         str(value.name), [shape[a] for a in order], b.dtype(value) if quant is None else quant.dtype,
         quant=quant, batched=is_batched(value),
     )  # fmt: skip
     b.store_input(value, index)
-    return index, _port(b, str(value.name), index, value, order)
+    return index, _port(b, str(value.name), index, value, order, raw=raw)
 
 
 def _port_quant(quant: QuantParams | None, io_dtype: IoDtype) -> QuantParams | None:
@@ -220,13 +236,14 @@ def _outputs(
             order = last
         elif io_layout == "onnx" or order != last:
             order = identity(operand.value)
-        quant = _port_quant(operand.quant, io_dtype)
+        raw = sites.stored_outputs.get(name)
+        quant = _port_quant(operand.quant, raw or io_dtype)  # type: ignore[arg-type]
         b.quantized = quant is not None
-        index = b.read(Operand(operand.value, quant, operand.array), order)
+        index = b.read(replace(operand, quant=quant or operand.quant), order)
         if quant is None and is_finer(operand.value):
             index = rounded(b, index, operand.value.dtype)
         index = _named(b, index, name, [i for i, _ in found])
-        found.append((index, _port(b, name, index, operand.value, order)))
+        found.append((index, _port(b, name, index, operand.value, order, raw=raw is not None)))
     return found
 
 
@@ -246,7 +263,10 @@ def _named(b: Builder, index: int, name: str, taken: list[int]) -> int:
     return b.reshape(index, copy)
 
 
-def _port(b: Builder, name: str, index: int, value: ir.Value, order: tuple[int, ...]) -> Port:
+def _port(
+    b: Builder, name: str, index: int, value: ir.Value, order: tuple[int, ...], *, raw: bool = False
+) -> Port:
+    """What is fed or read under a name; `raw`: the stored integers themselves."""
     tensor = b.graph.tensors[index]
     batch = (-1,) if tensor.batched else tensor.shape[:1]
     onnx_shape = ir.static_dims(value)
@@ -256,8 +276,8 @@ def _port(b: Builder, name: str, index: int, value: ir.Value, order: tuple[int, 
         (*batch, *tensor.shape[1:]),
         tensor.dtype,
         None if order == tuple(range(len(order))) else order,
-        None if tensor.quant is None else float(tensor.quant.scale[0]),
-        None if tensor.quant is None else int(tensor.quant.zero_point[0]),
+        None if raw or tensor.quant is None else float(tensor.quant.scale[0]),
+        None if raw or tensor.quant is None else int(tensor.quant.zero_point[0]),
     )
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from edgecc import ir
 from edgecc.analysis.layout import channels_last
 from edgecc.analysis.sites import Operand, Site
+from edgecc.ir import Array
 from edgecc.quant.params import QuantParams
 from edgecc.tflite import lower_spatial, lowers
-from edgecc.tflite.builder import Builder, Unservable
+from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
 from edgecc.tflite.options import ACTIVATIONS
 from edgecc.tflite.padding import VALID, Window, apply_padding, window
 from edgecc.tflite.weights import stored_weight
@@ -116,29 +117,43 @@ def fully_connected(b: Builder, inputs: list[int], target: int, options: Mapping
     b.operator(name, [before], [target])
 
 
+# A stored bias whose scale is further from s_in * s_w is stored anew (TFLite's kernels ask for 2 % of a step at most).
+_SAME_SCALE = 1e-5
+
+
 def bias_tensor(b: Builder, site: Site, data: Operand, weight: Operand, count: int) -> int:
-    """The bias, (count,) float32 or int32 with scale s_in * s_w; zeros where the node has none."""
+    """The bias, (count,) float32 or int32 with scale s_in * s_w; zeros where the node has none.
+
+    Raises:
+        NeedsFloat: it does not fit into the integers of the kernel.
+    """
     operand = site.inputs[2] if len(site.inputs) > 2 else None
     if operand is not None and operand.array is None:
         raise Unservable("the bias is computed at run time", "make it an initializer")
-    if operand is not None and (operand.quant is not None or not b.quantized):
-        array = operand.array if b.quantized else operand.real()
-        assert array is not None
-        values = np.broadcast_to(array.reshape(-1), (count,)).astype(_bias_type(b, data))
-        return b.constant(values, str(operand.value.name), operand.quant if b.quantized else None)
-    name = f"{site.outputs[0].value.name}/bias"
-    if not b.quantized:
-        return b.constant(np.zeros(count, np.float32), name)
-    assert data.quant is not None and weight.quant is not None
-    scale = (data.quant.scale * weight.quant.scale).astype(np.float32)
+    name = f"{site.outputs[0].value.name}/bias" if operand is None else str(operand.value.name)
     real = np.zeros(count) if operand is None else np.broadcast_to(operand.real().reshape(-1), (count,))
-    quant = QuantParams(
-        scale=scale,
-        zero_point=np.zeros(scale.shape, np.int64),
-        dtype="int32",
-        axis=0 if scale.size > 1 else None,
-    )
-    return b.constant(quant.quantize(real).astype(_bias_type(b, data)), name, quant)
+    if not b.quantized:
+        return b.constant(real.astype(np.float32), name)
+    assert data.quant is not None and weight.quant is not None
+    stored = _bias_type(b, data)
+    quant = operand.quant if operand is not None else None
+    scale = (data.quant.scale * weight.quant.scale).astype(np.float32)
+    if operand is not None and quant is not None and _fits(quant, scale):
+        assert operand.array is not None
+        return b.constant(np.broadcast_to(operand.array.reshape(-1), (count,)).astype(stored), name, quant)
+    if np.abs(real / scale.astype(np.float64)).max(initial=0) >= np.iinfo(stored).max:
+        raise NeedsFloat
+    zeros = np.zeros(scale.shape, np.int64)
+    quant = QuantParams(scale=scale, zero_point=zeros, dtype="int32", axis=0 if scale.size > 1 else None)
+    values = np.rint(real / scale.astype(np.float64)).astype(stored)
+    return b.constant(values, name, quant)
+
+
+def _fits(quant: QuantParams, scale: Array) -> bool:
+    """Whether a bias is stored with the scale of the sums that it is added to."""
+    if quant.dtype != "int32" or not quant.symmetric or quant.scale.size not in (1, scale.size):
+        return False
+    return bool(np.allclose(quant.scale, scale, rtol=_SAME_SCALE, atol=0))
 
 
 def _bias_type(b: Builder, data: Operand) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from edgecc.analysis.sites import Operand
 from edgecc.ir import Array
 from edgecc.quant.int4 import BLOCK_OUTPUTS, BLOCK_SIZES
@@ -41,7 +43,8 @@ def stored_weight(
 
     Integer weights under real activations stay integers: that is TFLite's dynamic range. int4 weights that the kernel
     takes in int8 only are the same integers in wider storage. In an integer site that is computed on real values the
-    weights are real too, and so are those that no kernel takes: other types, a zero point, blocks elsewhere.
+    weights are real too, and so are those that no kernel takes: other types, a zero point (but see
+    `Builder.unsigned`), blocks elsewhere.
 
     Args:
         whole: the kernel's columns are the operand's, in their order; in another one blocks would not be blocks.
@@ -50,6 +53,12 @@ def stored_weight(
     quant = weight.quant
     if quant is None:
         return weight.array, None
+    if b.unsigned:
+        if quant.axis is not None or quant.dtype != "int8":
+            raise NeedsFloat
+        return (weight.array.astype(np.int16) + 128).astype(np.uint8), quant.as_unsigned()
+    weight, quant = _centred(weight, quant)
+    assert weight.array is not None
     stored = next((t for t in _storage(quant) if _served(b, t, code)), None) if quant.symmetric else None
     if quant.block_size and (b.quantized or not whole or not _blocks_fit(weight, quant, code)):
         stored = None
@@ -58,6 +67,19 @@ def stored_weight(
     if stored is not None and (b.quantized or not b.site.quantized):
         return weight.array, replace(quant, dtype=stored)  # type: ignore[arg-type]
     return weight.real(), None
+
+
+def _centred(weight: Operand, quant: QuantParams) -> tuple[Operand, QuantParams]:
+    """Integers less their zero point, where int8 holds them: the same numbers without one."""
+    if quant.symmetric or quant.dtype not in ("int4", "int8") or quant.block_size:
+        return weight, quant
+    assert weight.array is not None
+    shape = [-1 if a == quant.axis else 1 for a in range(weight.array.ndim)]
+    array = weight.array.astype(np.int64) - quant.zero_point.reshape(shape if quant.axis is not None else ())
+    if array.min(initial=0) < -128 or array.max(initial=0) > 127:
+        return weight, quant
+    quant = replace(quant, zero_point=np.zeros_like(quant.zero_point), dtype="int8")
+    return replace(weight, array=array.astype(np.int8), quant=quant), quant
 
 
 def moved(quant: QuantParams, shape: tuple[int, ...], perm: tuple[int, ...]) -> QuantParams:
