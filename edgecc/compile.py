@@ -163,9 +163,12 @@ class _Compilation:
     def _plan(self, floats: ir.Model) -> QuantPlan | None:
         if not resolve.calibrated(self.options, self.precision):
             return None
+        pins = resolve.pins(self.options, floats)
         if self.given_plan is not None:
-            return resolve.fitting(self.given_plan, floats)
+            plan = resolve.fitting(self.given_plan, floats)
+            return replace(plan, precisions={**plan.precisions, **pins})
         from edgecc.calibration.observers import collect
+        from edgecc.quant.islands import assign
         from edgecc.quant.plan import make_plan
 
         assert self.data is not None
@@ -173,12 +176,17 @@ class _Compilation:
             statistics = collect(
                 floats, self.data, observer=self.options.observer, threads=self.options.threads
             )
-            return make_plan(
+            plan = make_plan(
                 floats,
                 statistics,
                 precision=self.precision,  # type: ignore[arg-type]
                 per_channel=self.target.per_channel,
+                precisions=pins,
             )
+            if self.precision == "mixed":
+                integers = self.options.io_dtype != "float32"
+                plan = assign(plan, floats, self.formats[0], self.target.cost, ports=integers)  # type: ignore[arg-type]
+            return plan
 
     def _lower(self, floats: ir.Model, plan: QuantPlan | None, form: str) -> Artifact:
         special = None if plan is None else plan.for_runtime(form, floats, self.target)  # type: ignore[arg-type]
@@ -274,7 +282,10 @@ class _Compilation:
         )
         rows = tuple(
             artifact_facts(
-                a, file=self._file(f), fidelity=fidelities.get(f), profile=profiles.get(f),
+                a,
+                file=self._file(f),
+                fidelity=fidelities.get(f),
+                profile=profiles.get(f),
                 arena_bytes=self.arenas.get(f),
             )
             for f, a in artifacts.items()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from edgecc.errors import UsageError
+from edgecc.quant import NodePrecision
 from edgecc.tomlfile import read_toml
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _COUNTS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}
 # What a value must be once texts are parsed (`kind` of a field), in words.
 _KINDS: Mapping[Any, str] = {
     bool: "true or false", Integral: "a whole number", Real: "a number", str: "a text", tuple: "a list",
-    Mapping: "shapes by input name",
+    Mapping: "values by name",
 }  # fmt: skip
 _FINITE = sys.float_info.max
 # Options whose relative paths in a configuration file start from its folder.
@@ -112,6 +113,23 @@ def shapes(texts: str | tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def node_precisions(texts: str | tuple[str, ...]) -> dict[str, str]:
+    """`NODE=PRECISION`, several of them or one."""
+    pairs = [str(text).rpartition("=") for text in ((texts,) if isinstance(texts, str) else texts)]
+    return checked_precisions({name: precision for name, _, precision in pairs})
+
+
+def checked_precisions(given: Mapping[Any, Any]) -> dict[str, str]:
+    """Precisions by node or pattern, if they are such."""
+    for name, precision in given.items():
+        if not name or precision not in get_args(NodePrecision):
+            known = ", ".join(get_args(NodePrecision))
+            raise UsageError(
+                f"{precision!r} is no precision of a node", remedy=f"write NODE=PRECISION with one of {known}"
+            )
+    return {str(name): str(precision) for name, precision in given.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompileOptions:
     """Everything `compile` can be told. Each field is an option of the same name, with `-` for `_`."""
@@ -156,6 +174,13 @@ class CompileOptions:
     )
     plan: str | Path | QuantPlan | None = _word(
         "quantization plan of an earlier run, instead of data", metavar="plan.json"
+    )
+    keep: Mapping[str, str] | None = _word(
+        "precision of nodes by name, whatever the rest has; * stands for any text (repeatable)",
+        metavar="NODE=fp32",
+        parse=node_precisions,
+        many=True,
+        kind=Mapping,
     )
     observer: Observer = _word("how ranges of activations are taken", "robust", choices=get_args(Observer))
     io_layout: IoLayout = _word("layout of inputs and outputs of TFLite", "auto", choices=get_args(IoLayout))
@@ -250,6 +275,8 @@ def _parsed(word: str, facts: Mapping[str, Any], value: Any) -> Any:
             return tuple(float(v) for v in (value if isinstance(value, Iterable) else (value,)))
         if word == "input_shape" and isinstance(value, Mapping):
             return {str(k): tuple(int(d) for d in v) for k, v in value.items()}
+        if word == "keep" and isinstance(value, Mapping):
+            return checked_precisions(value)
     except UsageError as error:
         raise UsageError(error.message, node=where, remedy=error.remedy) from None
     except (TypeError, ValueError):

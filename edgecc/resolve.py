@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from edgecc.options import CompileOptions, flag
 if TYPE_CHECKING:
     from edgecc import ir
     from edgecc.calibration.dataset import Dataset
+    from edgecc.quant import NodePrecision
     from edgecc.quant.plan import QuantPlan
     from edgecc.target import Target
 
@@ -113,6 +116,12 @@ def check_sense(options: CompileOptions, found: str) -> None:
         given = getattr(options, name)  # perhaps an array, which `in` would compare
         if given is not None and given is not False and not sensible:
             raise UsageError(f"this {reason}", node=f"--{flag(name)}")
+    if options.keep and not calibrated(options, found):
+        raise UsageError(
+            f"nodes of {found} artifacts have no precisions of their own",
+            node="--keep",
+            remedy="choose --precision mixed",
+        )
     if options.io_dtype != "float32" and not calibrated(options, found):
         raise UsageError(
             f"inputs and outputs of {found} artifacts are float32",
@@ -146,8 +155,15 @@ def fitting(plan: QuantPlan, model: ir.Model) -> QuantPlan:
     Raises:
         UsageError: it names values that the network does not have.
     """
+    from edgecc.ir import label
+
     values = {v.name for v in model.graph.inputs} | {out.name for node in model.graph for out in node.outputs}
     strange = [name for name in plan.ranges if name not in values]
+    if not strange:
+        labels = {label(node) for node in model.graph}
+        unknown = [name for name in plan.precisions if name not in labels]
+        if unknown:
+            raise UsageError(f"the plan names a node that the network has not: {unknown[0]}", node="--plan")
     if strange:
         raise UsageError(
             f"{len(strange)} of the plan's {len(plan.ranges)} values are not in the network, as {strange[0]}",
@@ -155,6 +171,31 @@ def fitting(plan: QuantPlan, model: ir.Model) -> QuantPlan:
             remedy="use the model and the passes that it was made with",
         )
     return plan
+
+
+def pins(options: CompileOptions, model: ir.Model) -> dict[str, NodePrecision]:
+    """The nodes that `--keep` names, by label; later words win.
+
+    Raises:
+        UsageError: a name fits no node.
+    """
+    from edgecc import ir
+
+    found: dict[str, NodePrecision] = {}
+    for pattern, precision in (options.keep or {}).items():
+        fitting = [
+            ir.label(node)
+            for node in model.graph
+            if any(
+                fnmatchcase(str(n), pattern) for n in (node.name, *(out.name for out in node.outputs)) if n
+            )
+        ]
+        if not fitting:
+            close = get_close_matches(pattern, [ir.label(node) for node in model.graph], n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "`edgecc compile --dump-ir` shows the names"
+            raise UsageError(f"no node is called {pattern!r} after the passes", node="--keep", remedy=hint)
+        found.update(dict.fromkeys(fitting, precision))  # type: ignore[arg-type]
+    return found
 
 
 def datasets(options: CompileOptions, model: ir.Model, warnings: list[str]) -> tuple[Dataset | None, Dataset]:

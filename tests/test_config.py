@@ -33,6 +33,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "observer": ('"percentile"', "percentile"),
     "io_layout": ('"nhwc"', "nhwc"),
     "io_dtype": ('"uint8"', "uint8"),
+    "keep": ('{ "head/*" = "fp32" }', {"head/*": "fp32"}),
     "min_agreement": ("0.97", 0.97),
     "min_sqnr": ("20", 20),
     "max_drop": ("0.5", 0.5),

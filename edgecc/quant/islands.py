@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from edgecc import ir
 from edgecc.analysis.cost import conversion, cycles
 from edgecc.analysis.cut import TwoLabels
-from edgecc.quant import rules
+from edgecc.quant import NodePrecision, rules
 from edgecc.quant.rules import Column, Runtime
-from edgecc.quant.units import NodePrecision, integer_units, unit_outputs
+from edgecc.quant.units import integer_units, unit_outputs
 
 if TYPE_CHECKING:
     from edgecc.quant.plan import QuantPlan

@@ -12,12 +12,12 @@ import numpy as np
 
 from edgecc import ir
 from edgecc.errors import ModelError, UnsupportedError, UsageError
-from edgecc.quant import int4, rules
+from edgecc.quant import NodePrecision, int4, rules
 from edgecc.quant.groups import Range, stored_values
 from edgecc.quant.islands import lazy
 from edgecc.quant.params import DType, QuantParams, from_range, from_weights
 from edgecc.quant.rules import Runtime
-from edgecc.quant.units import NodePrecision, Width, integer_units, is_wide, width
+from edgecc.quant.units import Width, integer_units, is_wide, width
 
 if TYPE_CHECKING:
     from edgecc.calibration.observers import Statistics

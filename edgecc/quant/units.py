@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
 Width = Literal["int8", "int16"]
 
-# Of one node: mixed plans, and nodes pinned in others. fp16 and dynamic store the weights in float16 and int8.
-NodePrecision = Literal["int8", "int16x8", "int4", "fp32", "fp16", "dynamic"]
-
 # Precisions whose activations are float32.
 REAL = frozenset({"fp32", "fp16", "dynamic"})
 
