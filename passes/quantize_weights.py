@@ -22,8 +22,9 @@ _OPERATORS = ("Conv", "Gemm", "MatMul")
 class QuantizeWeights(Pass):
     """Stores weights as integers with one scale an output channel or a block; activations stay float.
 
-    int8: scale = max|w| / 127 (TFLite quantization specification, symmetric weights). int4: the scale of least squared
-    error. Weights of fewer than `min_elements` stay as they are, as in TensorFlow's converter: they save nothing.
+    int8: scale = max|w| / 127 (TFLite quantization specification, symmetric weights). int4: the scale of least error,
+    and rounded so that sums stay (weight_scales.py). Weights of fewer than `min_elements` stay as they are, as in
+    TensorFlow's converter: they save nothing.
 
     Attributes:
         dtype: in which weights are stored; int8 where a node takes no int4 ones.
@@ -102,7 +103,7 @@ def _dequantized(
     graph: ir.Graph, weight: ir.Value, params: QuantParams, array: ir.Array, user: ir.Node
 ) -> ir.Value:
     name = str(weight.name)
-    integers = int4.stored(params, params.quantize(array))
+    integers = int4.quantized(params, array)
     scale = params.scale.reshape(params.blocks(array.shape)) if params.block_size else params.scale
     inputs = [
         ir.add_initializer(graph, integers, ir.fresh_name(graph, f"{name}_quantized")),

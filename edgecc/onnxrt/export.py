@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from edgecc import ir
 from edgecc.artifact import Artifact, Port
 from edgecc.errors import UnsupportedError
 from edgecc.onnxrt.readback import read_back
+from edgecc.onnxrt.weights import place_weights
 from edgecc.quant import rules
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def export(model: ir.Model, *, precision: str, target: Target | str) -> Artifact
             remedy="choose --format tflite, or --precision int8",
         )
     copy = model.clone()
+    remarks = place_weights(copy)
     for node in list(copy.graph):
         rewrite = _REWRITES.get(node.op_type)
         if rewrite is not None and node.domain in ("", "ai.onnx"):
@@ -58,8 +60,14 @@ def export(model: ir.Model, *, precision: str, target: Target | str) -> Artifact
         target if isinstance(target, str) else target.name,
         tuple(_port(v) for v in copy.graph.inputs),
         tuple(_port(v) for v in copy.graph.outputs),
-        notes=read_back(data).notes() if precision == "int8" else {"operators": _histogram(copy.graph)},
+        notes={**_notes(model, copy, data), **({"remarks": remarks} if remarks else {})},
     )
+
+
+def _notes(model: ir.Model, written: ir.Model, data: bytes) -> dict[str, Any]:
+    """What the runtime makes of the file; for networks that compute in float, what is in it."""
+    quantizes = any(node.op_type == "QuantizeLinear" for node in model.graph)
+    return read_back(data).notes() if quantizes else {"operators": _histogram(written.graph)}
 
 
 def _check_size(model: ir.Model) -> None:

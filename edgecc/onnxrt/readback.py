@@ -117,7 +117,7 @@ def _with_unsigned_activations(data: bytes) -> bytes:
         for node in graph
         if (rule := rules.RULES.get(node.op_type)) is not None and rule.weight is not None
         for dq in [_producer(node.inputs[rule.weight])]
-        if dq is not None and dq.op_type == "DequantizeLinear" and ir.constant(dq.inputs[0]) is not None
+        if dq is not None and dq.op_type == "DequantizeLinear" and _is_stored(dq.inputs[0])
         for value in dq.inputs
         if value is not None
     }
@@ -135,6 +135,13 @@ def _with_unsigned_activations(data: bytes) -> bytes:
             value.const_value = ir.Tensor(unsigned, name=value.name)
             value.type = ir.TensorType(ir.DataType.UINT8)
     return bytes(ir.serde.serialize_model(model).SerializeToString())
+
+
+def _is_stored(value: ir.Value | None) -> bool:
+    """Whether a value is a constant, or the Cast of one (int4 to int8)."""
+    cast = _producer(value)
+    source = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else value
+    return ir.constant(source) is not None
 
 
 def _compare(before: ir.Model, optimized: Any) -> ReadBack:

@@ -15,6 +15,7 @@ import numpy as np
 from edgecc import ir
 from edgecc.quant import rules
 from edgecc.quant.params import QuantParams, from_weights
+from edgecc.quant.weight_scales import sum_preserving
 
 # LiteRT's XNNPACK takes multiples of 32, ONNX Runtime 1.31 powers of two up to 256.
 BLOCK_SIZES = (32, 64, 128, 256)
@@ -75,6 +76,29 @@ def weight_params(node: ir.Node, array: ir.Array, block_size: int = 0) -> QuantP
 def stored(params: QuantParams, integers: ir.Array) -> ir.Array:
     """Integers in the type in which an ONNX file stores them: int4 is packed there, and is int8 elsewhere here."""
     return integers.astype(ml_dtypes.int4) if params.dtype == "int4" else integers
+
+
+def quantized(params: QuantParams, weights: ir.Array) -> ir.Array:
+    """Weights as integers, in the type in which an ONNX file stores them; int4 is rounded so that sums stay.
+
+    Args:
+        weights: (out, in, ...) or any order of the axes that `params` was made for.
+    """
+    if params.dtype != "int4" or params.axis is None:
+        return stored(params, params.quantize(weights))
+    scale, _ = params.aligned(weights.shape)
+    units = np.asarray(weights / scale, np.float32)
+    size, axis = params.block_size, params.axis
+    if size:
+        cut = (*units.shape[:axis], units.shape[axis] // size, size, *units.shape[axis + 1 :])
+        lanes = np.moveaxis(units.reshape(cut), axis + 1, -1)
+    else:
+        lanes = np.moveaxis(units, axis, 0)
+    taps = prod(units.shape[2:]) if not size and axis == 0 else 1
+    rows = lanes.reshape(-1, size) if size else lanes.reshape(len(lanes), -1)
+    found = sum_preserving(rows, params.limits[1], taps).reshape(lanes.shape)
+    back = np.moveaxis(found, -1, axis + 1).reshape(units.shape) if size else np.moveaxis(found, 0, axis)
+    return stored(params, back)
 
 
 def _is_depthwise(node: ir.Node) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edgecc import ir
-from edgecc.quant.weight_scales import least_squares
+from edgecc.quant.weight_scales import least_error
 
 DType = Literal["int4", "int8", "uint8", "int16", "int32"]
 
@@ -78,7 +78,7 @@ class QuantParams:
 
     def quantize(self, array: ir.Array) -> ir.Array:
         """Stored values: round half to even, then saturate, as QuantizeLinear does. int4 is held in int8."""
-        scale, zero = self._aligned(array.shape)
+        scale, zero = self.aligned(array.shape)
         stored = np.rint(np.asarray(array, np.float64) / scale) + zero
         result: ir.Array = np.clip(stored, *self.limits).astype(
             "int8" if self.dtype == "int4" else self.dtype
@@ -87,7 +87,7 @@ class QuantParams:
 
     def dequantize(self, stored: ir.Array) -> ir.Array:
         """Real values, float32."""
-        scale, zero = self._aligned(stored.shape)
+        scale, zero = self.aligned(stored.shape)
         return np.asarray((stored.astype(np.int64) - zero) * scale, np.float32)
 
     def as_unsigned(self) -> QuantParams:
@@ -102,7 +102,8 @@ class QuantParams:
         axis = self.axis % len(shape)
         return tuple(-(-d // self.block_size) if i == axis else d for i, d in enumerate(shape))
 
-    def _aligned(self, shape: Sequence[int]) -> tuple[ir.Array, ir.Array]:
+    def aligned(self, shape: Sequence[int]) -> tuple[ir.Array, ir.Array]:
+        """Scale (float64) and zero point such that they broadcast with an array of that shape."""
         scale = self.scale.astype(np.float64)
         if self.axis is None:
             return scale.reshape(()), self.zero_point.reshape(())
@@ -186,7 +187,7 @@ def from_weights(
 ) -> QuantParams:
     """Symmetric parameters of constant weights, one scale a channel of `axis` or one in all.
 
-    int8 covers the largest magnitude. 16 levels are too few for that: int4 has the scale of least squared error.
+    int8 covers the largest magnitude. 15 levels are too few for that: int4 has the scale of least error.
 
     Args:
         weights: any shape, float.
@@ -207,7 +208,7 @@ def from_weights(
         rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
     highest = LIMITS[dtype][1]
     if dtype == "int4":
-        scale = least_squares(rows, highest)
+        scale = least_error(rows, highest)
     else:
         scale = np.abs(rows).max(axis=1, initial=0.0) / highest
     least = DEAD / highest
