@@ -74,6 +74,7 @@ def _canonical(model: ir.Model, input_shape: Mapping[str, Sequence[int]]) -> ir.
         shapes.infer_static(model, strict=mixed)
     shapes.infer_open(model)
     _recall_shapes(model.graph, declared)
+    shapes.infer_backward(model)
     return model
 
 

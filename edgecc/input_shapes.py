@@ -31,10 +31,12 @@ def bind(model: ir.Model, input_shape: Mapping[str, Sequence[int]]) -> None:
         if value.shape is not None:  # a symbol that got a number has it everywhere
             dims = [d if isinstance(d, int) else numbers.get(symbol_of(d) or "", d) for d in value.shape.dims]
             value.shape = ir.Shape(dims)
+    empty = _without_elements(model)
     for name, value in inputs.items():
         if not isinstance(value.type, ir.TensorType):
             raise ModelError("the input is not a tensor, or has no type", node=name)
         unknown = value.shape is None or any(number_of(d) is None for d in value.shape.dims[1:])
+        unknown = unknown and value not in empty
         if unknown:
             wish = "NxCxHxW" if value.shape is None else "x".join(_wish(d) for d in value.shape.dims)
             raise ModelError(
@@ -42,7 +44,24 @@ def bind(model: ir.Model, input_shape: Mapping[str, Sequence[int]]) -> None:
                 node=name,
                 remedy=f"give numbers with --input-shape {name}={wish}",
             )
-    _name_batch(list(inputs.values()))
+    _name_batch([value for value in inputs.values() if value not in empty])
+
+
+# Operators that compute nothing from an axis of length 0: where they are, a 0 means that the length is not known.
+_WINDOWS = frozenset({"AveragePool", "Conv", "ConvTranspose", "LpPool", "MaxPool", "Resize", "Upsample"})
+
+
+def _without_elements(model: ir.Model) -> set[ir.Value]:
+    """Inputs whose 0 is meant: beside fixed lengths, as of a cache of keys before the first step or a list of axes."""
+    if any(node.op_type in _WINDOWS for node in model.graph):
+        return set()
+    known = {value: value.shape.dims for value in model.graph.inputs if value.shape is not None}
+    fixed = any(dims and number_of(dims[0]) is not None for dims in known.values())
+    return {
+        value
+        for value, dims in known.items()
+        if fixed and 0 in dims and all(isinstance(d, int) and d >= 0 for d in dims)
+    }
 
 
 def _bind_one(value: ir.Value, shape: list[int], numbers: dict[str, int]) -> None:
@@ -73,7 +92,7 @@ def _name_batch(inputs: list[ir.Value]) -> None:
 
 
 def number_of(dim: int | ir.SymbolicDim) -> int | None:
-    """A fixed dimension. Some exporters write -1 or 0 for what they do not know."""
+    """A fixed dimension. Some exporters write -1 or 0 for what they do not know (but see `_without_elements`)."""
     return dim if isinstance(dim, int) and dim > 0 else None
 
 

@@ -46,6 +46,7 @@ class ExpandFunctions(Pass):
             _settle(model, ctx)
         if tally.rewritten and _unknown(model):
             shapes.infer_open(model)
+            shapes.infer_backward(model)
         return tally.result()
 
 

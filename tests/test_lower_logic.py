@@ -95,9 +95,9 @@ def test_the_same_bits_in_another_type(x: Array, to: type) -> None:
     np.testing.assert_array_equal(got, x.view(to))
 
 
-@pytest.mark.parametrize("op", ["BitwiseAnd", "BitwiseXor", "BitShift"])
-def test_long_integers_are_refused(op: str) -> None:
-    x = np.arange(4, dtype=np.int64)
-    more: dict[str, Any] = {"direction": "RIGHT"} if op == "BitShift" else {}
-    with pytest.raises(UnsupportedError, match="64-bit"):
-        _run(op, x, x, **more)
+@pytest.mark.parametrize("constant", [True, False])
+def test_long_integers_are_shifted_to_the_right(constant: bool) -> None:
+    x = np.array([2**62 + 12345, -(2**62) - 1, 2**40, -1, 2**63 - 1, -(2**63) + 1, 5, 5])
+    amount = np.array([3, 31, 39, 5, 62, 63, 64, 0])
+    wanted = [int(v) >> min(int(a), 63) for v, a in zip(x, amount, strict=True)]
+    np.testing.assert_array_equal(_run("BitShift", x, amount, constant=constant, direction="RIGHT"), wanted)

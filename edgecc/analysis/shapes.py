@@ -69,6 +69,28 @@ def infer_static(model: ir.Model, *, strict: bool = False, proto: onnx.ModelProt
     check_sizes(model)
 
 
+# Operators of one operand whose result has its shape.
+_SHAPED_ALIKE = frozenset(
+    """
+    Abs Acos Acosh Asin Asinh Atan Atanh Cast CastLike Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish
+    Hardmax Identity IsInf IsNaN LeakyRelu Log LogSoftmax Mish Neg Not Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh
+    Softmax Softplus Softsign Sqrt Tan Tanh ThresholdedRelu
+    """.split()  # noqa: SIM905 - a table reads better as words
+)
+
+
+def infer_backward(model: ir.Model) -> None:
+    """Gives operands the shape of what is computed from them element by element, in place."""
+    for node in reversed(model.graph):
+        if node.op_type not in _SHAPED_ALIKE or node.domain or not node.inputs:
+            continue
+        operand, result = node.inputs[0], node.outputs[0]
+        if operand is not None and operand.producer() is not None and result.shape is not None:
+            known, wanted = ir.dims(operand), ir.dims(result) or ()
+            if (known is None or None in known) and None not in wanted:
+                operand.shape = ir.Shape(wanted)
+
+
 def check(proto: onnx.ModelProto) -> None:
     """The ONNX project's own checker.
 

@@ -76,11 +76,11 @@ class Elementwise(Composer):
     # ---- arithmetic that every type has ------------------------------------------------------------------------
 
     def wide(self, x: Operandlike, codes: Sequence[str]) -> Term:
-        """`x` in a type that has all these kernels: as int32 where it is a smaller (or, lacking better, int64) one."""
+        """`x` in a type that has all these kernels: as int32 where it is a smaller one."""
         term = self.term(x)
         if all(term.dtype in TYPES.get(code, _REAL) for code in codes):
             return term
-        if term.dtype in _SMALL or term.dtype == "int64":
+        if term.dtype in _SMALL:
             return self.cast(term, "int32")
         return term
 

@@ -40,6 +40,8 @@ TYPES: dict[str, frozenset[str]] = {
     "LESS_EQUAL": _NUMBERS,
     "MEAN": _NUMBERS,
     "SUM": _NUMBERS,
+    "REDUCE_ANY": frozenset({"bool"}),
+    "REDUCE_ALL": frozenset({"bool"}),
     "REDUCE_PROD": _MOVED,
     "REDUCE_MAX": _MOVED,
     "REDUCE_MIN": _MOVED,
@@ -61,7 +63,7 @@ TYPES: dict[str, frozenset[str]] = {
     "FLOOR_MOD": _NUMBERS,
     "BITWISE_XOR": frozenset({"int32"}),
     "RIGHT_SHIFT": frozenset({"int32"}),
-    "BITCAST": frozenset({"float32", "int32"}),
+    "BITCAST": frozenset({"float32", "int32", "int64"}),
     "NOT_EQUAL": _NUMBERS | {"bool"},
     "TILE": _ANY - {"int16"},
     "BROADCAST_TO": _ANY,
@@ -110,6 +112,18 @@ NO_INT16 = frozenset(
 # As SCALE_RATIOS for int16, which XNNPACK leaves to the kernels: the sums' multiplier must stay below 1 (add.cc).
 INT16_RATIOS: dict[str, tuple[float, float]] = {"ADD": (0, 2**13), "SUB": (0, 2**13), "MUL": (0, 1)}
 
+# Operators that give a result without elements, and those that join or pad operands without elements (found by
+# running them): BATCH_MATMUL and others stop XNNPACK.
+EMPTY = frozenset(
+    """
+    ADD SUB MUL DIV MAXIMUM MINIMUM POW LESS LESS_EQUAL GREATER GREATER_EQUAL EQUAL NOT_EQUAL FLOOR_MOD EXP LOG SQRT
+    ABS NEG SIN COS FLOOR CEIL ROUND RELU RELU6 LOGISTIC TANH SIGN HARD_SWISH ELU GELU SOFTMAX LOG_SOFTMAX MEAN
+    REDUCE_MAX REDUCE_MIN REDUCE_PROD SUM TRANSPOSE CAST SELECT_V2 GATHER BROADCAST_TO TILE CUMSUM RESHAPE
+    LOGICAL_AND LOGICAL_OR LOGICAL_NOT STRIDED_SLICE SLICE FULLY_CONNECTED
+    """.split()  # noqa: SIM905 - a table reads better as words
+)
+EMPTY_PART = frozenset({"CONCATENATION", "PAD", "PADV2", "SPLIT_V"})
+
 # Position of the data where it is not the first operand.
 _DATA = {"SPLIT": 1, "TRANSPOSE_CONV": 2, "SELECT_V2": 1}
 
@@ -123,7 +137,7 @@ def objection(op: Operator, tensors: Sequence[Tensor]) -> str | None:
     if op.code == "CAST" and result.dtype not in TYPES["CAST"]:
         return f"CAST has no kernel for {result.dtype}"
     empty = next((t for t in (data, result) if 0 in t.shape), None)
-    if empty is not None:
+    if empty is not None and (0 not in result.shape or op.code not in EMPTY) and op.code not in EMPTY_PART:
         return f"{empty.name} has no elements: its shape is {list(empty.shape)}"
     rank = max(len(data.shape), len(result.shape))
     highest = RANKS.get(op.code, _RANK)

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from edgecc import ir
+from edgecc.analysis.bounds import fits
 from edgecc.analysis.layout import Flattened, channels_last
 from edgecc.analysis.sites import Operand, Site, fused_activation
-from edgecc.tflite import lowers
+from edgecc.tflite import long_integers, lowers
 from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
 from edgecc.tflite.elementwise import Elementwise, served
 from edgecc.tflite.options import ACTIVATIONS
@@ -27,7 +28,7 @@ _FIXED_INT8 = {"Sigmoid": (1 / 256, -128), "Tanh": (1 / 128, 0)}
 # ONNX operator -> (TFLite operator, has a fused activation), by whether the kernel takes int8.
 _BINARY_INT8 = {"Add": ("ADD", True), "Sub": ("SUB", True), "Mul": ("MUL", True)}
 _BINARY = {
-    "And": ("LOGICAL_AND", False), "Div": ("DIV", True), "Equal": ("EQUAL", False), "Greater": ("GREATER", False),
+    "And": ("LOGICAL_AND", False), "Equal": ("EQUAL", False), "Greater": ("GREATER", False),
     "GreaterOrEqual": ("GREATER_EQUAL", False), "Less": ("LESS", False), "LessOrEqual": ("LESS_EQUAL", False),
     "Or": ("LOGICAL_OR", False),
 }  # fmt: skip
@@ -157,6 +158,21 @@ def binary(site: Site, b: Builder) -> None:
     """One kernel with two operands."""
     code, fused = _BINARY[site.op_type]
     _broadcast(site, b, code, fused=fused)
+
+
+@lowers("Div")
+def quotient(site: Site, b: Builder) -> None:
+    """DIV, of 64-bit integers as int32 where they are known to fit, else composed."""
+    result = site.outputs[0].value
+    if b.dtype(result) != "int64":
+        _broadcast(site, b, "DIV", fused=True)
+        return
+    make = Elementwise(site, b)
+    if all(fits(o.value) for o in site.inputs if o is not None):
+        x, y = (make.cast(t, "int32") for t in make.terms)
+        make.give(x / y)
+    else:
+        make.give(long_integers.divide(make, *make.terms))
 
 
 def _broadcast(site: Site, b: Builder, code: str, *, fused: bool) -> None:

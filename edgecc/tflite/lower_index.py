@@ -47,6 +47,9 @@ def arg_extremum(site: Site, b: Builder) -> None:
     extent = x.shape[axis]
     if last:
         x = k.gather(x, np.arange(extent)[::-1], axis)
+    if x.dtype == "int64":  # which has a kernel for the largest number, not for its place
+        best = k.reduce(code.replace("ARG", "REDUCE"), x, [axis], keep=True)
+        x, code = k.cast(k.binary("EQUAL", x, best), "int32"), "ARG_MAX"
     shape = (*x.shape[:axis], *x.shape[axis + 1 :])
     found = k.apply(code, [x, k.whole([axis])], shape, {"outputType": 2}, "int32")
     if last:
@@ -106,11 +109,11 @@ def one_hot(site: Site, b: Builder) -> None:
     out = k.out_shape()
     axis = number(site, "axis", -1) % len(out)
     depth = out[axis]
-    indices = k.cast(indices, "int32") if indices.dtype != "int32" else indices
+    indices = indices if indices.dtype == "int64" else k.cast(indices, "int32")
     indices = k.select(k.binary("LESS", indices, 0), indices + depth, indices)
     indices = k.reshape(indices, (*indices.shape[:axis], 1, *indices.shape[axis:]))
-    places = np.arange(depth, dtype=np.int32).reshape(-1, *[1] * (len(out) - axis - 1))
-    mask = k.binary("EQUAL", indices, k.whole(places))
+    places = np.arange(depth).reshape(-1, *[1] * (len(out) - axis - 1))
+    mask = k.binary("EQUAL", indices, Term(k, places.astype(indices.dtype)))
     off, on = (k.reshape(k.cut(values, 0, i, i + 1), ()) for i in (0, 1))
     k.finish(k.select(mask, on, off))
 

@@ -6,14 +6,13 @@ import numpy as np
 
 from edgecc.analysis.sites import Site
 from edgecc.ir import Array
-from edgecc.tflite import lowers
+from edgecc.tflite import long_integers, lowers
 from edgecc.tflite.builder import Builder, Unservable
 from edgecc.tflite.compose import Term
 from edgecc.tflite.elementwise import Elementwise
 from edgecc.tflite.writer import tensor_type
 
 _WIDTHS = {"int8": 8, "uint8": 8, "int16": 16, "int32": 32, "int64": 64}
-_LONG = ("64-bit integers have no kernel for this", "use int32")
 
 
 @lowers("Xor")
@@ -27,7 +26,7 @@ def xor(site: Site, b: Builder) -> None:
 def bitwise_xor(site: Site, b: Builder) -> None:
     """BITWISE_XOR."""
     make = Elementwise(site, b)
-    make.give(_xor(make, *_words(make)))
+    _give(make, _xor(make, *_words(make)))
 
 
 @lowers("BitwiseAnd", "BitwiseOr")
@@ -38,13 +37,13 @@ def bitwise_and(site: Site, b: Builder) -> None:
         raise Unservable("it is constant", "fold it")
     x, y = _words(make)
     different = _xor(make, x, y)
-    if make.terms[0].dtype == "int32":
+    if make.terms[0].dtype in ("int32", "int64"):
         high = [_shifted(make, t, 16) for t in (x, y)]
         low = [t - h * 2**16 for t, h in zip((x, y), high, strict=True)]
         both = _and(make, *high) * 2**16 + _and(make, *low)
     else:
         both = _and(make, x, y)
-    make.give(both if site.op_type == "BitwiseAnd" else different + both)
+    _give(make, both if site.op_type == "BitwiseAnd" else different + both)
 
 
 def _and(make: Elementwise, x: Term, y: Term) -> Term:
@@ -57,7 +56,7 @@ def bitwise_not(site: Site, b: Builder) -> None:
     make = Elementwise(site, b)
     dtype = make.terms[0].dtype
     (x,) = _words(make)
-    make.give(make.whole(255 if dtype == "uint8" else -1) - x)
+    _give(make, make.whole(255 if dtype == "uint8" else -1) - x)
 
 
 @lowers("BitShift")
@@ -68,27 +67,31 @@ def bit_shift(site: Site, b: Builder) -> None:
     if not width or str(site.inputs[0].value.dtype) == "UINT16":  # type: ignore[union-attr]
         raise Unservable(f"{make.terms[0].dtype} has no kernel for this")
     left = site.attribute("direction", "") == "LEFT"
-    if width == 64:
-        if not left or make.terms[1].array is None:
-            raise Unservable(*_LONG)
-        x, amount = make.terms
-    else:
-        x, amount = _words(make)
+    if width == 64 and not left:
+        make.give(long_integers.shift_right(make, *make.terms))
+        return
+    x, amount = make.terms if width == 64 else _words(make)
     outside = make.binary(
         "LOGICAL_OR", make.binary("LESS", amount, 0), make.binary("GREATER_EQUAL", amount, width)
     )
     if left:
-        power = make.binary("POW", Term(make, np.array(2, x.dtype)), make.select(outside, 0, amount))
+        two, places = Term(make, np.array(2, x.dtype)), make.select(outside, 0, amount)
+        power = long_integers.power(make, two, places) if width == 64 else make.binary("POW", two, places)
         make.give(x * make.select(outside, Term(make, np.array(0, x.dtype)), power))
         return
     make.give(_right(make, x, make.select(outside, 31, amount)))
 
 
 def _words(make: Elementwise) -> list[Term]:
-    """The operands as int32."""
+    """The operands as int32; the halves of 64-bit integers in a last axis."""
     if any(t.dtype == "int64" for t in make.terms):
-        raise Unservable(*_LONG)
+        return [long_integers.words(make, make.cast(t, "int64")) for t in make.terms]
     return [make.cast(t, "int32") for t in make.terms]
+
+
+def _give(make: Elementwise, result: Term) -> None:
+    long = any(t.dtype == "int64" for t in make.terms)
+    make.give(long_integers.joined_words(make, result) if long else result)
 
 
 def _xor(make: Elementwise, x: Term, y: Term) -> Term:

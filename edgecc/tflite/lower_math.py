@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edgecc.analysis.sites import Site
-from edgecc.tflite import lowers
+from edgecc.tflite import long_integers, lowers
 from edgecc.tflite.builder import Builder
 from edgecc.tflite.compose import Term
 from edgecc.tflite.elementwise import Elementwise
@@ -172,7 +172,9 @@ def modulo(site: Site, b: Builder) -> None:
     make = Elementwise(site, b)
     codes = ("FLOOR_MOD", "SIGN", "ABS") if site.attribute("fmod", 0) else ("FLOOR_MOD",)
     x, y = (make.wide(t, codes) for t in make.terms)
-    if site.attribute("fmod", 0):
+    if x.dtype == "int64" and site.attribute("fmod", 0):
+        make.give(long_integers.remainder(make, x, y))
+    elif site.attribute("fmod", 0):
         make.give(make.one("SIGN", x) * (make.one("ABS", x) % make.one("ABS", y)))
     else:
         make.give(x % y)
@@ -180,7 +182,10 @@ def modulo(site: Site, b: Builder) -> None:
 
 @lowers("Pow")
 def power(site: Site, b: Builder) -> None:
-    """POW in the type of the base, or in float32 where the exponent is none; a square is a product."""
+    """POW in the type of the base, or in float32 where the exponent is none; a square is a product.
+
+    64-bit integers are multiplied; a power whose exponent is computed in real numbers has the digits of float32.
+    """
     make = Elementwise(site, b)
     x, y = make.terms
     if y.array is not None and y.array.size == 1 and y.array.item() == 2:
@@ -189,6 +194,9 @@ def power(site: Site, b: Builder) -> None:
         return
     whole = y.array is None and y.dtype != "float32"
     if y.array is not None:
-        whole = bool((y.array == np.trunc(y.array)).all() and (y.array >= 0).all())
+        whole = bool((y.array == np.trunc(y.array)).all() and ((y.array >= 0).all() or x.dtype == "int64"))
+    if whole and x.dtype == "int64":
+        make.give(long_integers.power(make, x, y))
+        return
     kind = make.wide(x, ("POW",)).dtype if whole else "float32"
     make.give(make.binary("POW", make.cast(x, kind), make.cast(y, kind)))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from edgecc import ir
 from edgecc.analysis.layout import reduced_axes
-from edgecc.analysis.sites import Site
+from edgecc.analysis.sites import Operand, Site
 from edgecc.tflite import lowers
-from edgecc.tflite.builder import Builder, Unservable
+from edgecc.tflite.builder import Builder, NeedsFloat, Unservable
+from edgecc.tflite.compose import Composer
+from edgecc.tflite.lower_scan import constant_result
 
 _REDUCE = {"ReduceProd": "REDUCE_PROD"}
 _REDUCE_INT8 = {
@@ -15,6 +19,9 @@ _REDUCE_INT8 = {
     "ReduceMax": "REDUCE_MAX",
     "ReduceMin": "REDUCE_MIN",
 }
+
+
+_OF_BOOLS = {"REDUCE_MAX": "REDUCE_ANY", "REDUCE_MIN": "REDUCE_ALL"}
 
 
 @lowers(*_REDUCE_INT8, int8=True)
@@ -32,9 +39,16 @@ def reduce(site: Site, b: Builder) -> None:
 def _reduce(site: Site, b: Builder, code: str) -> None:
     operand = site.inputs[0]
     assert operand is not None
-    if len(site.inputs) > 1 and site.inputs[1] is not None and site.inputs[1].array is None:
-        raise Unservable("the axes are computed at run time", "make them an initializer")
-    rank = len(ir.static_dims(operand.value))
+    shape = ir.static_dims(operand.value)
+    if 0 in shape and 0 not in ir.static_dims(site.outputs[0].value):
+        _reduce_nothing(site, b)
+        return
+    if b.dtype(operand.value) == "bool":
+        code = _OF_BOOLS.get(code, code)
+    if len(site.inputs) > 1 and site.inputs[1] is not None and _computed(site.inputs[1]):
+        _reduce_computed(site, b, code)
+        return
+    rank = len(shape)
     axes, keep = reduced_axes(site, rank), bool(site.attribute("keepdims", 1))
     order = _source_order(b.permutation(site.outputs[0].value), axes, rank, keep)
     if b.layout.of(operand.value) != order and operand.array is None and not keep:
@@ -43,6 +57,37 @@ def _reduce(site: Site, b: Builder, code: str) -> None:
         order = stored if tuple(a for a in stored if a not in axes) == _kept(order, axes) else order
     source = b.input(0, order)
     b.operator(code, [source, b.ints(sorted(order.index(a) for a in axes))], [b.output()], {"keepDims": keep})
+
+
+def _computed(axes: Operand) -> bool:
+    return axes.array is None and ir.static_dims(axes.value) != (0,)
+
+
+def _reduce_computed(site: Site, b: Builder, code: str) -> None:
+    """Axes that are computed: the kernels read them; how many there are is in the model's shapes."""
+    if b.quantized:
+        raise NeedsFloat
+    k = Composer(site, b)
+    x, axes = k.input(0), k.cast(k.input(1), "int32")
+    options = {"keepDims": bool(site.attribute("keepdims", 1))}
+    k.finish(k.apply(code, [x, axes], k.out_shape(), options))
+
+
+def _reduce_nothing(site: Site, b: Builder) -> None:
+    """What each operator makes of no elements, as the ONNX specification says."""
+    dtype = np.dtype(b.dtype(site.outputs[0].value))
+    neutral: float | int = {"ReduceSum": 0, "ReduceProd": 1, "ReduceMean": np.nan}.get(site.op_type, 0)
+    if site.op_type in ("ReduceMax", "ReduceMin"):
+        highest = site.op_type == "ReduceMin"
+        if dtype.kind == "f":
+            neutral = np.inf if highest else -np.inf
+        elif dtype.kind == "b":
+            neutral = int(highest)
+        else:
+            neutral = int(np.iinfo(dtype).max if highest else np.iinfo(dtype).min)
+    elif dtype.kind != "f" and site.op_type == "ReduceMean":
+        raise Unservable("the mean of no integers has no value")
+    constant_result(site, b, np.full(ir.static_dims(site.outputs[0].value), neutral, dtype))
 
 
 def _kept(order: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:

@@ -93,12 +93,9 @@ def trilu(site: Site, b: Builder) -> None:
     x = k.input(0)
     rows, columns = x.shape[-2:]
     across = np.arange(columns) - np.arange(rows)[:, None]
-    diagonal = k.cast(k.input(1), "int32") if k.has(1) else k.whole(0)
-    diagonal = k.reshape(diagonal, ())
+    diagonal = k.reshape(k.input(1), ()) if k.has(1) else Term(k, np.array(0))
     code = "GREATER_EQUAL" if number(site, "upper", 1) else "LESS_EQUAL"
-    if diagonal.array is not None:  # any integer of 64 bits would do, but not in 32
-        diagonal = k.whole(np.clip(diagonal.array, -rows - columns, rows + columns))
-    mask = k.binary(code, k.whole(across), diagonal)
+    mask = k.binary(code, Term(k, across.astype(diagonal.dtype)), diagonal)
     flat = k.reshape(x, (int(np.prod(x.shape[:-2])), rows, columns))
     kept = k.select(mask, flat, Term(k, np.zeros((), x.dtype)))
     k.finish(k.reshape(kept, x.shape))
