@@ -128,6 +128,7 @@ class _Compilation:
         for form in self.formats:
             with self._stage(f"lower to {form}"):
                 artifacts[form] = self._lower(floats, plan, form)
+            self.warnings += [f"{self._file(form)}: {text}" for text in artifacts[form].notes.get("remarks", ())]
         fidelities = self._verify(artifacts)
         profiles, before = self._profile(artifacts)
         failure = verdict(

@@ -17,6 +17,8 @@ from edgecc.artifact import Artifact
 from edgecc.errors import UsageError
 
 MANIFEST = "manifest.json"
+# Notes of an artifact that say where it does not run.
+_DECLARED = ("not_in_tflite_runtime_2_14",)
 # Packages whose version can change the bytes of an artifact.
 _PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "ai-edge-litert")
 
@@ -46,6 +48,7 @@ def manifest(
             "format": artifact.format,
             "inputs": [vars(p) for p in artifact.inputs],
             "outputs": [vars(p) for p in artifact.outputs],
+            **{key: artifact.notes[key] for key in _DECLARED if artifact.notes.get(key)},
         }
         for name, artifact in artifacts.items()
     }

@@ -22,6 +22,7 @@ from edgecc.tflite.graph import Graph
 from edgecc.tflite.kernels import runtime_id
 from edgecc.tflite.half import is_finer, rounded
 from edgecc.tflite.versions import missing_in_2_14
+from edgecc.tflite.weights import remarks
 
 _FAMILIES = (
     "conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize", "index", "scan", "math", "logic",
@@ -332,6 +333,7 @@ def _lowered(
             for s in islands
         ],
         "conversions": _conversions(graph),
+        "remarks": remarks(graph),
     }
     ports = tuple(p for _, p in inputs), tuple(p for _, p in outputs)
     return Lowered(graph, *ports, dict(sorted(layouts.items())), notes)

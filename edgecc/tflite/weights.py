@@ -12,6 +12,7 @@ from edgecc.ir import Array
 from edgecc.quant.int4 import BLOCK_OUTPUTS, BLOCK_SIZES
 from edgecc.quant.params import QuantParams
 from edgecc.tflite.builder import Builder, NeedsFloat
+from edgecc.tflite.graph import Graph
 
 # Stored type -> operator -> types of the activations with which LiteRT 2.3 computes rightly. Found by running
 # one-operator files with XNNPACK and with the built-in kernels; tests/test_int4_tflite.py runs every row.
@@ -93,6 +94,20 @@ def moved(quant: QuantParams, shape: tuple[int, ...], perm: tuple[int, ...]) -> 
     return replace(quant, scale=scale, zero_point=zeros, axis=perm.index(quant.axis))
 
 
+def remarks(graph: Graph) -> list[str]:
+    """What to say of int4 weights beside the operators that read them: which are slow."""
+    slow = sum(
+        op.code in ("CONV_2D", "DEPTHWISE_CONV_2D") and graph.tensors[op.inputs[1]].dtype == "int4"
+        for op in graph.operators
+    )
+    if not slow:
+        return []
+    return [
+        f"{slow} convolutions with int4 weights are not 1x1: XNNPACK leaves them to built-in kernels of LiteRT, which"
+        " unpack the weights at every run (12 times the time of int8 ones on integers, 50 times on float32, on x86)"
+    ]
+
+
 def _storage(quant: QuantParams) -> tuple[str, ...]:
     """In what the integers fit, narrowest first."""
     return ("int4", "int8") if quant.dtype == "int4" and not quant.block_size else (quant.dtype,)
@@ -108,7 +123,9 @@ def _blocks_fit(weight: Operand, quant: QuantParams, code: str) -> bool:
     assert weight.array is not None and quant.axis is not None
     inputs = weight.array.shape[quant.axis]
     enough = weight.array.size // inputs >= BLOCK_OUTPUTS
-    return code == "FULLY_CONNECTED" and block_divides(quant.block_size, inputs) and enough
+    halves = quant.scale.astype(np.float16)  # as the file has them
+    storable = bool((np.isfinite(halves) & (halves > 0)).all())
+    return code == "FULLY_CONNECTED" and block_divides(quant.block_size, inputs) and enough and storable
 
 
 def block_divides(block_size: int, inputs: int) -> bool:
