@@ -19,8 +19,8 @@ from edgecc.quant.params import QuantParams
 from edgecc.tflite import LOWERINGS, Lowering
 from edgecc.tflite.builder import Builder, NeedsFloat, NotMade, Transposition, Unservable, is_batched
 from edgecc.tflite.graph import Graph
-from edgecc.tflite.kernels import runtime_id
 from edgecc.tflite.half import is_finer, rounded
+from edgecc.tflite.kernels import runtime_id
 from edgecc.tflite.versions import missing_in_2_14
 from edgecc.tflite.weights import remarks
 
@@ -79,6 +79,8 @@ def lower(
     Raises:
         UnsupportedError: naming every node that has no lowering; or the file would exceed 2 GB.
     """
+    from edgecc.tflite.metadata import NAME as METADATA
+    from edgecc.tflite.metadata import model_metadata
     from edgecc.tflite.writer import write
 
     lowered = lower_graph(model, io_layout=io_layout, io_dtype=io_dtype)
@@ -92,9 +94,12 @@ def lower(
     }
     if (name := runtime_id(runtime)) != "litert":
         metadata["runtime"] = name
-    data = write(
-        lowered.graph, description=f"edgecc {__version__}, {precision} for {target}", metadata=metadata
-    )
+    description = f"edgecc {__version__}, {precision} for {target}"
+    standard = model_metadata(
+        name=model.graph.name or "model", description=description, version=__version__,
+        inputs=lowered.inputs, outputs=lowered.outputs,
+    )  # fmt: skip
+    data = write(lowered.graph, description=description, metadata=metadata, more={METADATA: standard})
     return Artifact(data, "tflite", precision, target, lowered.inputs, lowered.outputs, lowered.notes)
 
 

@@ -49,13 +49,16 @@ _OPTIONS = {
 }
 
 
-def write(graph: Graph, *, description: str, metadata: Mapping[str, Any]) -> bytes:
+def write(
+    graph: Graph, *, description: str, metadata: Mapping[str, Any], more: Mapping[str, bytes] | None = None
+) -> bytes:
     """The bytes of a .tflite file; the same graph gives the same bytes.
 
     Args:
         graph: what to write.
         description: human-readable text of the model table.
         metadata: JSON-serialisable facts, stored under the metadata name `edgecc`.
+        more: other entries of the metadata table, by name.
 
     Raises:
         UnsupportedError: the file would exceed 2 GB.
@@ -81,7 +84,10 @@ def write(graph: Graph, *, description: str, metadata: Mapping[str, Any]) -> byt
         )
     ]
     text = json.dumps(metadata, sort_keys=True, separators=(",", ":")).encode()
-    model.metadata = [schema.MetadataT(METADATA_NAME, buffers.add(np.frombuffer(text, np.uint8)))]
+    model.metadata = [
+        schema.MetadataT(name, buffers.add(np.frombuffer(held, np.uint8)))
+        for name, held in {METADATA_NAME: text, **(more or {})}.items()
+    ]
     model.buffers = buffers.items
     builder = flatbuffers.Builder(512 * len(graph.tensors) + 4096)
     builder.Finish(model.Pack(builder), b"TFL3")
