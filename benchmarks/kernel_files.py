@@ -27,10 +27,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Weight:
-    """Constant weights, with the axis of their output channels."""
+    """Constant weights, with the axis of their output channels; in kinds with blocks, `block` inputs share a scale."""
 
     shape: tuple[int, ...]
     axis: int = 0
+    block: int = 0
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,11 @@ class _Maker:
             return self._tensor(array.astype(data), data, array.astype(data), True)
         kind, _, channel = how.partition("/")
         dtype = kind.removeprefix("q")
+        if dtype == "uint8":
+            return self._unsigned(array)
         top = LIMITS[dtype][1]
+        if channel == "blocks":
+            return self._blocks(array, item.block, dtype)
         others = tuple(a for a in range(array.ndim) if a != item.axis)
         scale = np.abs(array).max(others if channel else None) / top
         if channel:  # channels of unlike size, as real ones are
@@ -188,6 +193,22 @@ class _Maker:
         self.weight_scale = quant.scale
         stored = quant.quantize(array)
         return self._tensor(stored, dtype, quant.dequantize(stored).astype(np.float64), True, quant)
+
+    def _blocks(self, array: Array, block: int, dtype: str) -> int:
+        """(out, in), a scale for each `block` inputs, which files hold as float16."""
+        largest = np.abs(array.reshape(array.shape[0], -1, block)).max(-1)
+        scale = (largest / LIMITS[dtype][1]).astype(np.float16).astype(np.float32).reshape(-1)
+        quant = QuantParams(scale, np.zeros(scale.size, int), dtype, 1, block_size=block)  # type: ignore[arg-type]
+        stored = quant.quantize(array)
+        return self._tensor(stored, dtype, quant.dequantize(stored).astype(np.float64), True, quant)
+
+    def _unsigned(self, array: Array) -> int:
+        """Weights as older quantizers store them: any zero point."""
+        quant = quantization("quint8", float(array.min()), float(array.max()) * 1.3)
+        assert quant is not None
+        self.weight_scale = quant.scale
+        stored = quant.quantize(array)
+        return self._tensor(stored, "uint8", quant.dequantize(stored).astype(np.float64), True, quant)
 
     def _bias(self, item: Bias) -> int:
         array = self.rng.uniform(-2, 2, item.count)

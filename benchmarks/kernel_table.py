@@ -15,7 +15,7 @@ from kernel_reference import Array
 
 WEIGHTED = (
     "float32", "float32*qint8", "float32*qint8/channel", "float32*qint4/channel", "qint8*qint8", "qint8*qint8/channel",
-    "qint8*qint4/channel", "qint16*qint8", "qint16*qint8/channel", "qint16*qint4/channel",
+    "qint8*qint4/channel", "quint8*quint8", "qint16*qint8", "qint16*qint8/channel", "qint16*qint4/channel",
 )  # fmt: skip
 VALID = {"padding": 1, "strideH": 1, "strideW": 1}
 POOL = {**VALID, "filterHeight": 2, "filterWidth": 2}
@@ -81,6 +81,11 @@ def connected(rank: int) -> Iterator[Variant]:
     yield fixed(bare, lambda x, w, b=0: x @ w.T + b, {"keepNumDims": rank != 2})
 
 
+def blocked(rank: int) -> Iterator[Variant]:
+    items = [Data((*c.FULL[9 - rank :], 64)), Weight((6, 64), block=32), Bias(6)]
+    yield fixed(items, lambda x, w, b: x @ w.T + b, {"keepNumDims": rank != 2})
+
+
 def product(rank: int) -> Iterator[Variant]:
     lead, odd = c.FULL[10 - rank :], tuple(d if i % 2 else 1 for i, d in enumerate(c.FULL[10 - rank :]))
     for adj in (False, True):
@@ -111,7 +116,7 @@ def resize(function: Callable[..., Array], **options: bool) -> list[Variant]:
 
 
 def cast_kinds() -> tuple[str, ...]:
-    kinds = ("float32", "float16", "bool", *c.INTS, "uint64")
+    kinds = ("float32", "float16", "bool", *c.INTS, "uint16", "uint64")
     return tuple(f"{a}>{b}" for a in kinds for b in kinds if a != b)
 
 
@@ -122,7 +127,7 @@ def cast(rank: int) -> Iterator[Variant]:
 
 def requantized(rank: int) -> Iterator[Variant]:
     for shape in c.shapes(rank):
-        yield fixed([Data(shape)], lambda x: np.asarray(x, np.float64) * 0.7, steps=200)
+        yield fixed([Data(shape)], lambda x: x, steps=1.01)
 
 
 def identity(rank: int) -> Iterator[Variant]:
@@ -167,7 +172,7 @@ UNARY: dict[str, Entry] = {
     "LOGICAL_NOT": (BOOLEAN, RANKS, c.unary(np.logical_not)),
     "ZEROS_LIKE": (("float32", "int32", "int64"), RANKS, c.unary(np.zeros_like)),
     "BITCAST": (("float32>int32", "int32>float32", "int32>uint32"), RANKS, c.unary(lambda x: x)),
-    "SHAPE": (ALL, RANKS, c.unary(lambda x: np.array(x.shape, np.int32), options={"outType": 2}, out=("int32",))),
+    "SHAPE": (ALL, range(1, 7), c.unary(lambda x: np.array(x.shape, np.int32), options={"outType": 2}, out=("int32",))),
     "CAST": (cast_kinds(), RANKS, cast),
     "QUANTIZE": (
         (*(f"float32>{q}" for q in QUANT), *(f"{a}>{b}" for a in QUANT for b in QUANT)), RANKS, requantized,
@@ -230,15 +235,16 @@ MOVED: dict[str, Entry] = {
     }.items()
 }  # fmt: skip
 MOVED["SCATTER_ND"] = (ALL, RANKS, c.scatter)
+MOVED["RESHAPE"] = (ALL, range(9), m.moved(m.reshape))
 
 BLOCKS = (2, 4, 6, 8)
 SPATIAL: dict[str, Entry] = {
     "CONV_2D": (WEIGHTED, (4,), convolution),
     "DEPTHWISE_CONV_2D": (WEIGHTED, (4,), depthwise),
     "TRANSPOSE_CONV": (WEIGHTED, (4,), transposed),
-    "CONV_3D": (("float32",), (5,), volume),
-    "FULLY_CONNECTED": (WEIGHTED, range(1, 9), connected),
-    "BATCH_MATMUL": (REAL, range(2, 9), product),
+    "CONV_3D": (("float32", "float32*qint8/channel"), (5,), volume),
+    "FULLY_CONNECTED": (WEIGHTED, range(1, 7), connected),
+    "BATCH_MATMUL": (REAL, range(2, 7), product),
     "AVERAGE_POOL_2D": (REAL, (4,), these(fixed([Data(IMAGE)], ref.average_pool, POOL, scale="same"))),
     "MAX_POOL_2D": (REAL, (4,), these(fixed([Data(IMAGE)], ref.max_pool, POOL, **SAME))),
     "L2_POOL_2D": (REAL, (4,), these(fixed([Data(IMAGE)], ref.l2_pool, POOL))),
@@ -274,7 +280,9 @@ SPATIAL: dict[str, Entry] = {
     ),
 }  # fmt: skip
 
-GROUPED: dict[str, Entry] = {
+# Kinds with operands of their own.
+SPECIAL: dict[str, Entry] = {
+    "FULLY_CONNECTED": (("float32*qint4/blocks", "qint8*qint4/blocks"), range(1, 7), blocked),
     "CONV_2D": (
         tuple(f"{kind} grouped" for kind in WEIGHTED), (4,),
         these(fixed([Data(IMAGE), Weight((6, 3, 2, 4)), Bias(6)], ref.grouped_conv, VALID)),
