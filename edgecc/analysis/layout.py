@@ -118,12 +118,14 @@ class _Problem:
         maker: the variable that decides a value's label.
         pins: variables whose label is given.
         reads: (value, label wanted: 0 or 1, or the variable whose label it follows).
+        wishes: (variable, label, bytes moved if it gets the other), where a value's order is settled.
     """
 
     pair: dict[ir.Value, tuple[Order, Order]] = field(default_factory=dict)
     maker: dict[ir.Value, object] = field(default_factory=dict)
     pins: dict[object, int] = field(default_factory=dict)
     reads: list[tuple[ir.Value, object]] = field(default_factory=list)
+    wishes: list[tuple[object, int, float]] = field(default_factory=list)
 
     def make(self, value: ir.Value, variable: object, pair: tuple[Order, Order]) -> None:
         self.pair[value] = pair
@@ -202,7 +204,7 @@ def _add_site(problem: _Problem, graph: SiteGraph, site: Site) -> None:
         return
     pairs = _carried(problem, graph, site, computed, results)
     if pairs is None:
-        for value in computed:
+        for value in computed if kind != "Shape" else ():
             if not _constant_gemm(site, value):  # which takes a flattened value in either order
                 _need_one(problem, value, _taken(site, value))
         for value in results:
@@ -212,13 +214,45 @@ def _add_site(problem: _Problem, graph: SiteGraph, site: Site) -> None:
     for value, pair in zip(results, pairs, strict=True):
         problem.make(value, site, pair)
     for value in computed:
-        if problem.pair[value][0] != problem.pair[value][1]:
+        pair = problem.pair[value]
+        if kind in CARRY and pair != pairs[0]:
+            _wish(problem, site, value, pairs[0])
+        elif pair[0] != pair[1]:
             problem.reads.append((value, site))
     if kind in LAST_AXIS:  # the kernel works along the last axis only
         axis = _normalised(site.attribute("axis", -1), len(identity(computed[0])))
         fitting = [k for k in (0, 1) if pairs[0][k][-1:] == (axis,)]  # type: ignore[index]
         if len(fitting) == 1:
             problem.pins[site] = fitting[0]
+
+
+def settled(problem: _Problem, value: ir.Value) -> int | None:
+    """The label of a value whose maker is pinned, or computes it element by element from one that is."""
+    while True:
+        maker = problem.maker[value]
+        if maker in problem.pins:
+            return problem.pins[maker]
+        if not isinstance(maker, Site) or maker.op_type not in CARRY | {"Transpose"}:
+            return None
+        sources = [o.value for o in maker.inputs if o is not None and o.array is None]
+        if len(sources) != 1 or sources[0] not in problem.pair:
+            return None
+        if maker.op_type in CARRY and problem.pair[sources[0]] != problem.pair[value]:
+            return None
+        value = sources[0]
+
+
+def _wish(problem: _Problem, site: Site, value: ir.Value, pair: tuple[Order, Order]) -> None:
+    """A settled operand in an order that is one of the site's two, or neither: then it moves in any case."""
+    label = settled(problem, value)
+    assert label is not None
+    order, cost = problem.pair[value][label], transpose_bytes(value, pair)
+    if order in pair and pair[0] != pair[1]:
+        problem.wishes.append((site, pair.index(order), cost))
+    while (maker := problem.maker[value]) not in problem.pins:  # what was relied on may not change any more
+        assert isinstance(maker, Site)
+        problem.pins[maker] = label
+        value = next(o.value for o in maker.inputs if o is not None and o.array is None)
 
 
 def _taken(site: Site, value: ir.Value) -> tuple[Permutation, ...]:
@@ -246,11 +280,21 @@ def _carried(
     kind, rank = site.op_type, len(identity(computed[0]))
     if kind in CARRY:
         ranks = {len(identity(v)) for v in (*computed, *results)}
-        if len(ranks) != 1 or any(problem.pair[v] != first for v in computed):
+        if len(ranks) != 1:
             return None
-        return [first] * len(results)
+        free = {problem.pair[v] for v in computed if settled(problem, v) is None}
+        if len(free) > 1:
+            return None
+        if not free and any(problem.pair[v] != first for v in computed):
+            free = {_default_pair(results[0])}
+        return [free.pop() if free else first] * len(results)
     if isinstance(first[0], Flattened) or isinstance(first[1], Flattened):
         return None
+    if kind == "Gather" and (axis := scalar_gather(site, rank)) is not None:
+        left = (without(first[0], (axis,)), without(first[1], (axis,)))
+        return (
+            [left] if tuple(range(rank - 1)) in left else None
+        )  # else better once before several of its kind
     if kind in AXIS:
         if any(problem.pair[v] != first for v in computed) or any(len(identity(v)) != rank for v in results):
             return None
@@ -263,7 +307,7 @@ def _carried(
         len(site.inputs) < 2 or site.inputs[1] is None or site.inputs[1].array is not None
     ):
         gone = () if site.attribute("keepdims", 1) else reduced_axes(site, rank)
-        return [(_without(first[0], gone), _without(first[1], gone))]
+        return [(without(first[0], gone), without(first[1], gone))]
     if kind == "Transpose":
         moved = [int(a) for a in site.attribute("perm", tuple(reversed(range(rank))))]  # type: ignore[attr-defined]
         return [(_rebased(first[0], moved), _rebased(first[1], moved))]
@@ -272,9 +316,9 @@ def _carried(
         shape = ir.static_dims(computed[0])
         if kind == "Reshape" and flattens_for_gemm(graph, site):
             return [(flattened(shape, first[0]), flattened(shape, first[1]))]
-        kept = [reshaped(computed[0], results[0], order) for order in first]
-        if kept[0] is not None and kept[1] is not None:
-            return [(kept[0], kept[1])]
+        kept = _reshaped_pair(computed[0], results[0], first)
+        if kept is not None:
+            return [kept]
     return None
 
 
@@ -284,6 +328,23 @@ def reshaped(source: ir.Value, result: ir.Value, order: Order) -> Permutation | 
         return None
     found = carried(ir.static_dims(source), ir.static_dims(result), order)
     return found if found is not None and found[:1] == (0,) else None
+
+
+def _reshaped_pair(
+    source: ir.Value, result: ir.Value, pair: tuple[Order, Order]
+) -> tuple[Order, Order] | None:
+    """Both orders of a Reshape's result, called by their usual names where only axes of length 1 differ."""
+    first, second = (reshaped(source, result, order) for order in pair)
+    if first is None or second is None:
+        return None
+    own, last = _default_pair(result)
+    assert isinstance(own, tuple)
+    assert isinstance(last, tuple)
+    sizes = ir.static_dims(result)
+    return (
+        own if moves_nothing(sizes, first, own) else first,
+        last if moves_nothing(sizes, second, last) else second,
+    )
 
 
 def behind_transpose(graph: SiteGraph, site: Site, pair: tuple[Order, Order]) -> bool:
@@ -308,6 +369,14 @@ def matmul_orders(site: Site, position: int) -> tuple[Permutation, ...]:
     if position == 0 or len(own) < 2 or len(identity(first.value)) < 2 or second.array is not None:
         return (own,)
     return own, (*own[:-2], own[-1], own[-2])
+
+
+def scalar_gather(site: Site, rank: int) -> int | None:
+    """The axis that a Gather of one constant position removes; None for other Gathers."""
+    places = site.inputs[1]
+    if places is None or places.array is None or places.array.ndim or site.inputs[0] is None:
+        return None
+    return None if site.inputs[0].array is not None else _normalised(site.attribute("axis", 0), rank)
 
 
 def reduced_axes(site: Site, rank: int) -> tuple[int, ...]:
@@ -354,7 +423,7 @@ def _constant_gemm(site: Site, value: ir.Value) -> bool:
     )
 
 
-def _without(order: Order, gone: Iterable[int]) -> Permutation:
+def without(order: Order, gone: Iterable[int]) -> Permutation:
     """The order of a value after the axes `gone` were removed."""
     assert not isinstance(order, Flattened)
     dropped = set(gone)
@@ -413,6 +482,8 @@ def _solve(problem: _Problem) -> dict[object, int]:
     for value, reader in problem.reads:
         if isinstance(reader, int):
             pins.setdefault(find(problem.maker[value]), set()).add(reader)
+    for variable, label, _ in problem.wishes:
+        pins.setdefault(find(variable), set()).add(label)
     labels: dict[object, int] = {}
     mixed: set[object] = set()
     for variable in parent:
@@ -452,6 +523,10 @@ def _minimum_cut(problem: _Problem, variables: set[object]) -> dict[object, int]
     for value, maker in problem.maker.items():
         if maker in variables and value.is_graph_input() and maker not in problem.pins:
             edge(source, maker, _TIE)
+    for variable, label, cost in problem.wishes:
+        if variable in variables:
+            before, after = (source, variable) if label == 0 else (variable, sink)
+            edge(before, after, cost)
     readers: dict[ir.Value, list[object]] = {}
     for value, reader in problem.reads:
         if problem.maker[value] in variables:

@@ -141,8 +141,10 @@ def shape_or_size(site: Site, b: Builder) -> None:
 def _free_shape(site: Site, b: Builder, rank: int) -> None:
     k = Composer(site, b, batch=True)
     kind = {"outType": tensor_type("int64")}
-    whole = b.operator("SHAPE", [b.input(0)], [b.tensor(f"{k.name}/shape", (rank,), "int64")], kind)
     start, end, _ = slice(number(site, "start", 0), site.attribute("end")).indices(rank)
+    stored = b.permutation(site.inputs[0].value) if site.inputs[0] is not None else ()
+    order = stored if end <= 1 and stored[:1] == (0,) else None  # the batch alone is first in any order
+    whole = b.operator("SHAPE", [b.input(0, order)], [b.tensor(f"{k.name}/shape", (rank,), "int64")], kind)
     k.finish(k.cut(Term(k, None, whole), 0, start, end))
 
 

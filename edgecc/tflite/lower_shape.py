@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from edgecc import ir
-from edgecc.analysis.layout import flattened, flattens_for_gemm, identity, reshaped
+from edgecc.analysis.layout import (
+    Flattened,
+    flattened,
+    flattens_for_gemm,
+    identity,
+    moves_nothing,
+    reshaped,
+    scalar_gather,
+    without,
+)
 from edgecc.analysis.sites import Operand, Site
 from edgecc.ir import Array
 from edgecc.tflite import lowers
@@ -32,6 +41,15 @@ def _data(site: Site) -> Operand:
 _BATCH = ("it cuts the symbolic batch", "bind the batch with --input-shape")
 
 
+def _stays(b: Builder, source: ir.Value, result: ir.Value) -> bool:
+    """Whether a reshape of the bytes as they are stored makes the result in the order that the layout chose."""
+    made = reshaped(source, result, b.order(source)) if ir.is_static(source) else None
+    wanted = b.order(result)
+    if made is None or isinstance(wanted, Flattened):
+        return False
+    return moves_nothing(ir.static_dims(result), made, wanted)
+
+
 @lowers("Reshape", "Flatten", "Squeeze", "Unsqueeze", int8=True)
 def reshape(site: Site, b: Builder) -> None:
     """RESHAPE; nothing where only FULLY_CONNECTED reads it, which flattens by itself."""
@@ -42,8 +60,7 @@ def reshape(site: Site, b: Builder) -> None:
         b.alias(b.input(0, stored if carried else identity(value)))
         return
     order = b.order(value)
-    made = reshaped(value, site.outputs[0].value, order) if ir.is_static(value) else None
-    kept = made is not None and made == b.order(site.outputs[0].value)
+    kept = _stays(b, value, site.outputs[0].value)
     source = b.input(0, order if kept else identity(value))
     target = b.output()
     if b.graph.tensors[source].batched and not b.graph.tensors[target].batched:
@@ -158,7 +175,10 @@ def gather(site: Site, b: Builder) -> None:
     rank = len(ir.static_dims(data.value))
     axis = int(site.attribute("axis", 0)) % rank  # type: ignore[call-overload]
     order = b.permutation(site.outputs[0].value)
-    if len(order) != rank or (indices.array is not None and indices.array.ndim != 1):
+    if scalar_gather(site, rank) is not None:
+        stored, kept = b.permutation(data.value), order
+        order = stored if without(stored, (axis,)) == kept else _inserted(kept, axis)
+    elif len(order) != rank or (indices.array is not None and indices.array.ndim != 1):
         order = tuple(range(rank))
     if b.is_free(data, axis):
         raise Unservable(*_BATCH)
@@ -179,6 +199,11 @@ def gather(site: Site, b: Builder) -> None:
     b.operator(
         "GATHER", [b.input(0, order), places], [b.output()], {"axis": order.index(axis), "batchDims": 0}
     )
+
+
+def _inserted(order: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """An order of one axis more that leaves `order` when `axis` goes."""
+    return (*(a + (a >= axis) for a in order), axis)
 
 
 @lowers("Expand", int8=True)
