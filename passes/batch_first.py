@@ -66,6 +66,8 @@ def _objection(node: ir.Node, found: Samples) -> str | None:
     for value in (*node.inputs, *node.outputs):
         if value is not None and value.name and sample_of(value, found) is None:
             return f"the batch is not to be found in {value.name}"
+    if any(found[out].batch is None for out in node.outputs if out.name):
+        return "its result does not have the batch"
     if any(_moved(out, found) and out.is_graph_output() for out in node.outputs):
         return "the network returns its result with the batch elsewhere than in front"
     if node.op_type == "Gemm" and (ir.attribute(node, "alpha", 1.0), ir.attribute(node, "beta", 1.0)) != (
