@@ -19,6 +19,7 @@ from edgecc.ir import Array
 from edgecc.quant.params import QuantParams
 from edgecc.quant.rules import RULES
 from edgecc.tflite.graph import Graph, Operator, Tensor, itemsize
+from edgecc.tflite.kernels import demanded, wanted
 from edgecc.tflite.legality import objection, scales_fit
 from edgecc.tflite.versions import version_of
 
@@ -71,10 +72,15 @@ class Builder:
         unsigned: these are uint8: its weights have a zero point, which only kernels on uint8 take.
         scale: in which its operands must come, where its kernel demands that of the result; None: any.
         at: the graph output being written, behind the last site.
+        demanded: the kernels of the runtime that the file is for.
+        wanted: those that its other readers have, too.
+        kernels: which of the two the site being lowered is held to.
     """
 
-    def __init__(self, sites: SiteGraph, layout: Layout) -> None:
+    def __init__(self, sites: SiteGraph, layout: Layout, runtime: str = "litert") -> None:
         self.graph = Graph()
+        self.demanded, self.wanted = demanded(runtime), wanted(runtime)
+        self.kernels = self.wanted
         self.sites = sites
         self.layout = layout
         self._transpositions: dict[int, Transposition] = {}
@@ -377,10 +383,13 @@ class Builder:
 
         Raises:
             Unservable: no kernel takes these types or shapes.
+            NeedsFloat: likewise, while a site is lowered on integers.
         """
         op = Operator(code, tuple(inputs), tuple(outputs), dict(options or {}))
         reason = objection(op, self.graph.tensors)
         if reason is not None:
+            if self.quantized and self.site is not None:
+                raise NeedsFloat(reason)
             raise Unservable(reason)
         if not scales_fit(op, self.graph.tensors):
             raise NeedsFloat

@@ -162,3 +162,21 @@ def kind_of(op: Operator, tensors: Sequence[Tensor]) -> str:
 def stored_as(tensor: Tensor) -> str:
     """A type in the table's words."""
     return tensor.dtype if tensor.quant is None else f"q{tensor.dtype}"
+
+
+def in_words(kind: str) -> str:
+    """A kind of the table for people: "qint8*qint8/channel" is int8 with int8 weights (a scale a channel)."""
+    plain, _, grouped = kind.partition(" ")
+    source, _, target = plain.partition(">")
+    data, _, weights = source.partition("*")
+    text = _stored(data)
+    if weights:
+        stored, _, cut = weights.partition("/")
+        text += f" with {_stored(stored)} weights (a scale a {cut.removesuffix('s') or 'tensor'})"
+    if target:
+        text += f" to {_stored(target)}"
+    return f"{text} in groups of channels" if grouped else text
+
+
+def _stored(name: str) -> str:
+    return f"quantized {name[1:]}" if name.startswith("q") else name

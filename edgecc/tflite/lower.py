@@ -3,42 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from typing import Any, Literal
 
-from edgecc import __version__, ir, registry
+from edgecc import __version__, ir
 from edgecc.analysis.layout import Layout, channels_last, choose_layout, identity
 from edgecc.analysis.qdq import PORTS
-from edgecc.analysis.refusals import reason_and_remedy
-from edgecc.analysis.sites import FLOAT_MARK, Site, SiteGraph, site_graph
+from edgecc.analysis.sites import SiteGraph, site_graph
 from edgecc.artifact import Artifact, Port
 from edgecc.errors import Finding, UnsupportedError
 from edgecc.quant.params import QuantParams
-from edgecc.tflite import LOWERINGS, Lowering
-from edgecc.tflite.builder import Builder, NeedsFloat, NotMade, Transposition, Unservable, is_batched
+from edgecc.tflite.builder import Builder, Transposition, Unservable, is_batched
 from edgecc.tflite.graph import Graph
 from edgecc.tflite.half import is_finer, rounded
 from edgecc.tflite.kernels import runtime_id
+from edgecc.tflite.place import Placed, lower_sites, lowerings
 from edgecc.tflite.versions import missing_in_2_14
 from edgecc.tflite.weights import remarks
 
-_FAMILIES = (
-    "conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize", "index", "scan", "math", "logic",
-    "spatial", "windows", "product", "linear", "sample", "quantized", "qdq", "cast", "norm",
-)  # fmt: skip
-
 IoLayout = Literal["auto", "onnx", "nhwc"]
 IoDtype = Literal["float32", "int8", "uint8", "int16"]
-
-
-def lowerings() -> dict[str, Lowering]:
-    """Every lowering by ONNX operator, those of other packages included."""
-    for family in _FAMILIES:
-        import_module(f"edgecc.tflite.lower_{family}")
-    registry.load_lowerings()
-    return LOWERINGS
 
 
 @dataclass(frozen=True)
@@ -83,7 +67,7 @@ def lower(
     from edgecc.tflite.metadata import model_metadata
     from edgecc.tflite.writer import write
 
-    lowered = lower_graph(model, io_layout=io_layout, io_dtype=io_dtype)
+    lowered = lower_graph(model, io_layout=io_layout, io_dtype=io_dtype, runtime=runtime)
     metadata = {
         "version": __version__,
         "target": target,
@@ -103,89 +87,61 @@ def lower(
     return Artifact(data, "tflite", precision, target, lowered.inputs, lowered.outputs, lowered.notes)
 
 
-def lower_graph(model: ir.Model, *, io_layout: IoLayout = "auto", io_dtype: IoDtype = "float32") -> Lowered:
+def lower_graph(
+    model: ir.Model,
+    *,
+    io_layout: IoLayout = "auto",
+    io_dtype: IoDtype = "float32",
+    runtime: str = "litert",
+) -> Lowered:
     """Lowers a graph, with or without Q/DQ nodes, as far as all can be known of the file: nothing is written.
 
     Args:
         model: with static shapes but for the batch.
         io_layout: see `choose_layout`.
         io_dtype: type of inputs and outputs that the network takes quantized.
+        runtime: whose kernels must serve every operator: see edgecc/tflite/kernels.py.
 
     Raises:
         UnsupportedError: naming every node that has no lowering.
     """
     sites = site_graph(model)
     layout = choose_layout(sites, io_layout)
-    builder = Builder(sites, layout)
-    table, findings, islands = lowerings(), [], []
-    inputs = []
-    for value in sites.inputs:
-        try:
-            inputs.append(_input(builder, value, io_dtype))
-        except Unservable as error:
-            findings.append(Finding(str(value.name), "input", error.reason, error.remedy))
-    for site in sites.sites:
-        try:
-            if not _lower_site(builder, site, table) or FLOAT_MARK in site.node.metadata_props:
-                islands.append(site)
-        except Unservable as error:
-            if not isinstance(error, NotMade) or not findings:
-                findings.append(Finding(site.name, site.op_type, error.reason, error.remedy))
-            _pretend(builder, site)
-    if findings:
-        raise UnsupportedError("these nodes cannot be written as TFLite", findings)
+    builder = Builder(sites, layout, runtime)
+    inputs, findings = _inputs(builder, io_dtype)
+    placed, refused = lower_sites(builder)
+    if findings or refused:
+        raise UnsupportedError("these nodes cannot be written as TFLite", [*findings, *refused])
     try:
         outputs = _outputs(builder, sites, layout, io_layout, io_dtype)
     except Unservable as error:
         found = Finding(builder.at, "output", error.reason, error.remedy)
         raise UnsupportedError("this output cannot be written as TFLite", [found]) from error
-    return _lowered(builder, inputs, outputs, islands)
+    return _lowered(builder, inputs, outputs, placed)
 
 
-def _lower_site(b: Builder, site: Site, table: dict[str, Lowering]) -> bool:
-    """Lowers one site; False where a quantized site had to be lowered on real values."""
-    lowering = table.get(site.op_type)
-    if lowering is None:
-        raise Unservable(*reason_and_remedy(site.node))
-    if any(not ir.is_static(r.value) for r in site.outputs if r.value.name):
-        raise NotMade("its output shape is not known when compiling", "bind it with --input-shape")
-    unknown = [
-        o.value.name for o in site.inputs if o is not None and o.array is None and not ir.is_static(o.value)
-    ]
-    if unknown:
-        raise NotMade(
-            f"the shape of its input {unknown[0]!r} is not known when compiling", "bind it with --input-shape"
-        )
-    before = len(b.graph.tensors), len(b.graph.operators)
-    for unsigned in (False, True) if site.quantized and lowering.int8 else ():
-        if unsigned and not _has_zero_point(site):
-            break
+def survey(model: ir.Model, *, runtime: str = "litert") -> tuple[tuple[Placed, ...], tuple[Finding, ...]]:
+    """What each node of a graph becomes, and which nodes and inputs no kernel serves; nothing is raised for these.
+
+    Args:
+        model, runtime: as for `lower_graph`.
+    """
+    sites = site_graph(model)
+    builder = Builder(sites, choose_layout(sites, "auto"), runtime)
+    _, findings = _inputs(builder, "float32")
+    placed, refused = lower_sites(builder)
+    return tuple(placed), (*findings, *refused)
+
+
+def _inputs(b: Builder, io_dtype: IoDtype) -> tuple[list[tuple[int, Port]], list[Finding]]:
+    made: list[tuple[int, Port]] = []
+    findings: list[Finding] = []
+    for value in b.sites.inputs:
         try:
-            b.begin(site, quantized=True, unsigned=unsigned)
-            lowering.function(site, b)
-            return True
-        except NeedsFloat:
-            b.forget(*before)
-    b.begin(site, quantized=False)
-    lowering.function(site, b)
-    return not site.quantized
-
-
-_UNSIGNED = frozenset({"Conv", "Gemm", "MatMul"})  # whose kernels on uint8 take weights with a zero point
-
-
-def _has_zero_point(site: Site) -> bool:
-    """Whether its weights have a zero point."""
-    weight = site.inputs[1] if site.op_type in _UNSIGNED else None
-    if weight is None or weight.array is None or weight.quant is None:
-        return False
-    return not weight.quant.symmetric
-
-
-def _lacking(site: Site) -> str:
-    """Why a quantized site works on real values."""
-    kinds = [o.quant.dtype for o in site.inputs if o is not None and o.quant is not None and o.array is None]
-    return f"TFLite has no {kinds[0] if kinds else 'int8'} kernel for it"
+            made.append(_input(b, value, io_dtype))
+        except Unservable as error:
+            findings.append(Finding(str(value.name), "input", error.reason, error.remedy))
+    return made, findings
 
 
 def _conversions(graph: Graph) -> int:
@@ -197,15 +153,6 @@ def _conversions(graph: Graph) -> int:
         and graph.tensors[op.inputs[0]].data is None
         for op in graph.operators
     )
-
-
-def _pretend(b: Builder, site: Site) -> None:
-    """Gives the results of a node that cannot be served a tensor, so that the rest can be checked too."""
-    b.begin(site, quantized=False)
-    for position, result in enumerate(site.outputs):
-        if ir.dims(result.value) is not None and ir.is_static(result.value):
-            with suppress(Unservable):
-                b.output(position)
 
 
 def _input(b: Builder, value: ir.Value, io_dtype: IoDtype) -> tuple[int, Port]:
@@ -313,7 +260,7 @@ def _drop_unread(b: Builder) -> list[Transposition]:
 
 
 def _lowered(
-    b: Builder, inputs: list[tuple[int, Port]], outputs: list[tuple[int, Port]], islands: list[Site]
+    b: Builder, inputs: list[tuple[int, Port]], outputs: list[tuple[int, Port]], placed: list[Placed]
 ) -> Lowered:
     graph = b.graph
     graph.inputs, graph.input_names = [i for i, _ in inputs], [p.name for _, p in inputs]
@@ -330,12 +277,7 @@ def _lowered(
         "not_in_tflite_runtime_2_14": missing_in_2_14(graph),
         "transposes": [asdict(t) for t in transposes],
         "float_islands": [
-            {
-                "node": s.name,
-                "op_type": s.op_type,
-                "reason": s.node.metadata_props.get(FLOAT_MARK) or _lacking(s),
-            }
-            for s in islands
+            {"node": p.node, "op_type": p.op_type, "reason": p.reason} for p in placed if p.reason
         ],
         "conversions": _conversions(graph),
         "remarks": remarks(graph),
@@ -344,4 +286,4 @@ def _lowered(
     return Lowered(graph, *ports, dict(sorted(layouts.items())), notes)
 
 
-__all__ = ["Lowered", "Transposition", "lower", "lower_graph", "lowerings"]
+__all__ = ["Lowered", "Placed", "Transposition", "lower", "lower_graph", "lowerings", "survey"]
