@@ -50,6 +50,7 @@ class InsertQDQ(Pass):
                 remedy="make one: make_plan(...).for_runtime(...)",
             )
         units, reasons = integer_units(model, plan.runtime, plan)
+        wider = {ir.label(node): why for node in units if (why := _wider(node, plan)) is not None}
         writer = _Writer(model.graph, plan)
         for node in units:
             writer.constants(node)
@@ -63,8 +64,8 @@ class InsertQDQ(Pass):
             v for v in model.graph.initializers.values() if not v.uses() and not v.is_graph_output()
         ]:
             del model.graph.initializers[str(value.name)]
-        reasons |= {ir.label(node): why for node in units if (why := _wider(node, plan)) is not None}
-        return PassResult(len(units), tuple(Refusal(label, why) for label, why in reasons.items()))
+        refused = {**reasons, **wider}
+        return PassResult(len(units), tuple(Refusal(label, why) for label, why in refused.items()))
 
 
 def _wider(node: ir.Node, plan: QuantPlan) -> str | None:

@@ -81,7 +81,7 @@ class QuantizeWeights(Pass):
             raise UsageError(
                 f"no weights of this network can be cut into blocks of {self.block_size}",
                 node=f"{self.name}:block_size",
-                remedy="choose a smaller block_size, or 0 for one scale an output channel",
+                remedy="leave block_size out, for one scale an output channel",
             )
         return tally.result()
 
