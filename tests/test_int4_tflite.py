@@ -109,12 +109,12 @@ def test_what_the_table_leaves_out_is_wrong(activations: str) -> None:
     assert np.abs(got - y).max() > 0.1 * np.abs(y).max()
 
 
-def stored(*shape: int, axis: int, block_size: int = 0, low: int = -7) -> tuple[Array, Array, dict[str, Any]]:
+def stored(*shape: int, axis: int, block_size: int = 0) -> tuple[Array, Array, dict[str, Any]]:
     """Integers, scales and attributes of a DequantizeLinear."""
     random = np.random.default_rng(sum(shape))
     scales = [d // block_size if i == axis and block_size else d for i, d in enumerate(shape)]
     scale = random.random(scales if block_size else shape[axis]) * 0.05 + 0.01
-    array = random.integers(low, 8, shape).astype(ml_dtypes.int4)
+    array = random.integers(-7, 8, shape).astype(ml_dtypes.int4)
     more = {"block_size": block_size} if block_size else {}
     return array, scale.astype(np.float16).astype(np.float32), {"axis": axis, **more}
 
