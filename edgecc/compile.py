@@ -15,7 +15,8 @@ from edgecc.errors import EdgeccError
 from edgecc.importer import load
 from edgecc.options import CompileOptions, make_options
 from edgecc.pipeline import PassContext, Pipeline, PipelineLog
-from edgecc.presets import float_passes, quantized_passes
+from edgecc.presets import float_passes, keeping_passes, planned_passes, quantized_passes, unquantizing_passes
+from edgecc.quant import carried
 from edgecc.target import Target
 from edgecc.target import target as find_target
 from edgecc.tflite.kernels import MICRO, runtime_id
@@ -109,21 +110,30 @@ class _Compilation:
         self.folder = Path(options.output or output.default_output(self.stem, self.target.name))
         output.check_output(self.folder)
         self.given_plan = resolve.given_plan(options)
-        self.precision = resolve.precision(options, self.target, self.given_plan)
-        self.formats = resolve.formats_of(self.precision, options, self.target)
-        resolve.check_sense(options, self.precision)
-        if options.precision is None and self.precision == "dynamic":
-            self.warnings.append(resolve.DYNAMIC_REMEDY)
         self.passes = Pipeline(float_passes(self.target, options))
         with self._stage("import"):
             self.original = load(model, input_shape=options.input_shape)
             self.sha256, self.size = modelfile.identity(model, self.original)
-            self.data, self.eval_data = resolve.datasets(options, self.original, self.warnings)
+        self.carried = carried.find(self.original)
+        self.kept = resolve.keeps(options, self.given_plan, self.carried)
+        self.precision = resolve.precision(options, self.target, self.given_plan, self.carried)
+        self.formats = resolve.formats_of(self.precision, options, self.target)
+        resolve.check_sense(options, self.precision)
+        if self.carried is not None:
+            self.warnings.append(resolve.carried_note(self.carried, self.precision, kept=self.kept))
+        elif options.precision is None and self.precision == "dynamic":
+            self.warnings.append(resolve.DYNAMIC_REMEDY)
+        self.data, self.eval_data = resolve.datasets(options, self.original, self.warnings)
 
     def run(self) -> CompileResult:
         with self._stage("passes"):
+            if self.carried is not None and not self.kept:  # from here on, that is the original
+                self.original = self._run(Pipeline(unquantizing_passes()), self.original)
             floats = self._run(self.passes, self.original)
         plan = self._plan(floats)
+        if plan is not None and self.data is not None:
+            with self._stage("weights"):
+                floats = self._run(Pipeline(planned_passes(self.precision, self.options)), floats, plan)
         artifacts: dict[str, Artifact] = {}
         for form in self.formats:
             with self._stage(f"lower to {form}"):
@@ -146,7 +156,7 @@ class _Compilation:
     def _run(self, pipeline: Pipeline, model: ir.Model, plan: QuantPlan | None = None) -> ir.Model:
         options = self.options
         dump = Path(options.dump_ir) if options.dump_ir is not None else None
-        if dump is not None and plan is not None:
+        if dump is not None and plan is not None and plan.runtime is not None:
             dump = dump / str(plan.runtime)
         context = PassContext(
             data=self.data,
@@ -157,11 +167,13 @@ class _Compilation:
             dump=dump,
         )
         model, log = pipeline.run(model, context)
-        runtime = {} if plan is None else {"runtime": plan.runtime}
+        runtime = {} if plan is None or plan.runtime is None else {"runtime": plan.runtime}
         self.log.records += [replace(r, options={**r.options, **runtime}) for r in log.records]
         return model
 
     def _plan(self, floats: ir.Model) -> QuantPlan | None:
+        if self.kept:
+            return carried.plan(floats, self.precision)
         if not resolve.calibrated(self.options, self.precision):
             return None
         pins = resolve.pins(self.options, floats)
@@ -190,10 +202,12 @@ class _Compilation:
             return plan
 
     def _lower(self, floats: ir.Model, plan: QuantPlan | None, form: str) -> Artifact:
-        special = None if plan is None else plan.for_runtime(form, floats, self.target)  # type: ignore[arg-type]
+        special = None
+        if plan is not None and not self.kept:
+            special = plan.for_runtime(form, floats, self.target)  # type: ignore[arg-type]
         io_dtype = self.options.io_dtype if form == "tflite" else "float32"
         passes = quantized_passes(self.precision, io_dtype, planned=plan is not None, options=self.options)
-        model = self._run(Pipeline(passes), floats, special)
+        model = self._run(Pipeline(keeping_passes(form) if self.kept else passes), floats, special)
         if form == "tflite":
             from edgecc.tflite.lower import lower
 
@@ -214,7 +228,8 @@ class _Compilation:
 
         threads = self.options.threads or 1  # the networks run side by side
         with self._stage("verify"):
-            reference = OrtRunner.from_model(self.original, threads=threads)
+            # As it is written: the runtime's own integer kernels may saturate (x86 without VNNI).
+            reference = OrtRunner.from_model(self.original, threads=threads, optimize=not self.kept)
             runners = {f: open_candidate(a, like=reference, threads=threads) for f, a in artifacts.items()}
             self.arenas = {f: getattr(runner, "arena_bytes", None) for f, runner in runners.items()}
             classes = class_outputs(self.original)

@@ -14,8 +14,18 @@ FLOAT32_TOLERANCE = 1e-3
 FLOAT32_SHARE = 1e-2
 """Largest share of integers (of an ArgMax, say) that may differ: near ties fall either way."""
 
-_HEADS = frozenset({"Softmax", "LogSoftmax"})
-_LOGITS = frozenset({"Gemm", "MatMul"})
+_HEADS = frozenset({"Softmax", "LogSoftmax", "QLinearSoftmax"})
+_LOGITS = frozenset(
+    {
+        "Gemm",
+        "MatMul",
+        "QGemm",
+        "QLinearMatMul",
+        "MatMulInteger",
+        "DynamicQuantizeMatMul",
+        "MatMulIntegerToFloat",
+    }
+)
 _TRANSPARENT = frozenset(
     {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast", "Dropout", "QuantizeLinear"}
     | {"DequantizeLinear"}
@@ -49,6 +59,11 @@ def _head(value: ir.Value) -> str:
             return ""
         computed = [v for v in node.inputs if v is not None and ir.constant(v) is None]
         biased = node.op_type == "Add" and len(computed) == 1
+        if node.op_type == "Mul":  # sums of integers times their scale, which may be computed
+            computed = [
+                v for v in computed if (maker := v.producer()) is not None and maker.op_type == "Cast"
+            ]
+            biased = len(computed) == 1
         if not computed or not (biased or node.op_type in _TRANSPARENT):
             return node.op_type
         value = computed[0]

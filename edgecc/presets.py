@@ -34,14 +34,46 @@ def float_passes(target: Target, options: CompileOptions) -> list[Pass]:
     passes += [
         p if isinstance(p, Pass) else make_pass(str(p)) for p in options.passes if not _writes(p, options)
     ]
+    later = {name for names in _PLANNED.values() for name in names}
     for name in options.skip_passes:
-        if all(p.name != name for p in passes):
+        if all(p.name != name for p in passes) and name not in later:
             raise UsageError(
                 f"no pass {name!r} runs",
                 node="--skip-pass",
                 remedy=f"these do: {', '.join(dict.fromkeys(p.name for p in passes))}",
             )
     return [p for p in passes if p.name not in options.skip_passes]
+
+
+# What removes the quantization that a network carries, and what TFLite needs of one that is kept.
+_UNQUANTIZE = ("qoperators_to_qdq", "fuse_dynamic_quantization", "remove_qdq")
+
+
+def unquantizing_passes() -> list[Pass]:
+    """The passes that make a network that carries quantization a float one."""
+    return [make_pass(name) for name in _UNQUANTIZE]
+
+
+def keeping_passes(form: str) -> list[Pass]:
+    """The passes after the float ones on a network whose own quantization is kept."""
+    return [make_pass("fuse_dynamic_quantization"), make_pass("settle_qdq")] if form == "tflite" else []
+
+
+# precision -> the passes on the float network once there is a plan, for all formats.
+_PLANNED = dict.fromkeys(("int8", "int16x8", "int4", "mixed"), ("round_weights",))
+
+
+def planned_passes(precision: str, options: CompileOptions) -> list[Pass]:
+    """The passes between planning and writing the plan into the graph; `--pass` of one sets its options."""
+    found: list[Pass] = []
+    for name in _PLANNED.get(precision, ()):
+        given = [p for p in options.passes if _name(p) == name]
+        found += [p if isinstance(p, Pass) else make_pass(str(p)) for p in given] or [make_pass(name)]
+    return [p for p in found if p.name not in options.skip_passes]
+
+
+def _name(given: Pass | str) -> str:
+    return given.name if isinstance(given, Pass) else str(given).partition(":")[0].strip()
 
 
 def quantized_passes(
@@ -75,7 +107,9 @@ def _writes(given: Pass | str, options: CompileOptions) -> bool:
     """
     planned = options.data is not None or options.plan is not None or options.random_data
     precision = options.precision or ("int8" if planned else "dynamic")
-    name = given.name if isinstance(given, Pass) else str(given).partition(":")[0].strip()
+    name = _name(given)
+    if resolve.calibrated(options, precision) and name in _PLANNED.get(precision, ()):
+        return True
     if name != _AFTER.get(precision, "").partition(":")[0]:
         return False
     if resolve.calibrated(options, precision):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgecc import ir
     from edgecc.calibration.dataset import Dataset
     from edgecc.quant import NodePrecision
+    from edgecc.quant.carried import Carried
     from edgecc.quant.plan import QuantPlan
     from edgecc.target import Target
 
@@ -25,6 +26,10 @@ QUANTIZED = ("int8", "int16x8", "mixed")
 DYNAMIC_REMEDY = (
     "no calibration data: weights are int8, activations stay float; give --data for int8 throughout"
 )
+_REMOVED = (
+    "{}, and {} is asked for: its scales are removed, its weights made real, which is the original then"
+)
+_KEPT = "{}: its scales are kept; no calibration data is needed"
 _VERIFICATION = "needs the verification that --no-verify leaves out"
 _DATA = "belongs to data, and none is given"
 
@@ -45,20 +50,31 @@ def formats(options: CompileOptions, target: Target) -> tuple[str, ...]:
     return (asked,)
 
 
-def precision(options: CompileOptions, target: Target, plan: QuantPlan | None) -> str:
-    """The precision asked for, or that of the plan, or the best that can be done with the data given.
+def keeps(options: CompileOptions, plan: QuantPlan | None, carried: Carried | None) -> bool:
+    """Whether the quantization that the network carries stays: no other precision is asked for, and no plan given."""
+    return carried is not None and plan is None and options.precision in (None, carried.precision)
+
+
+def precision(
+    options: CompileOptions, target: Target, plan: QuantPlan | None, carried: Carried | None = None
+) -> str:
+    """The precision asked for, or what the network carries, or the plan's, or the best with the data given.
 
     Raises:
         UnsupportedError: the target's kernels do not serve it.
         UsageError: it needs data, or is not the plan's.
     """
     best = "int8" if options.data is not None or options.random_data else "dynamic"
+    kept = keeps(options, plan, carried)
     found: str = options.precision or (best if plan is None else plan.precision)
+    if carried is not None and kept:
+        found = carried.precision
     if found not in target.precisions:
         raise UnsupportedError(
             f"{target.name} has no precision {found}", remedy=f"choose {', '.join(target.precisions)}"
         )
-    if found in QUANTIZED and options.data is None and plan is None and not options.random_data:
+    given = options.data is not None or plan is not None or options.random_data
+    if found in QUANTIZED and not given and not kept:
         raise UsageError(
             f"{found} needs calibration data",
             node="--precision",
@@ -73,6 +89,11 @@ def calibrated(options: CompileOptions, found: str) -> bool:
     """Whether a precision has a plan: activations are quantized too. int4 has one where there is data to make it."""
     given = options.data is not None or options.plan is not None or options.random_data
     return found in QUANTIZED or (found == "int4" and given)
+
+
+def carried_note(carried: Carried, found: str, *, kept: bool) -> str:
+    """What the user is told of a network that is quantized already."""
+    return (_KEPT if kept else _REMOVED).format(carried, found)
 
 
 def formats_of(found: str, options: CompileOptions, target: Target) -> tuple[str, ...]:

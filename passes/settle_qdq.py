@@ -44,7 +44,7 @@ class SettleQDQ(Pass):
         graph = model.graph
         if not any(rw.is_op(node, *pairs.CONVERSIONS) for node in graph):
             return tally.result()
-        for step in (_constant, _moved_weight, _integers, _repeated, _clamp, _floor):
+        for step in (_constant, _moved_weight, _integers, _repeated, _clamp, _bound):
             for node in tuple(graph):
                 if node.graph is graph:
                     tally.rewritten += step(graph, node)
@@ -166,25 +166,35 @@ def _clamp(graph: ir.Graph, node: ir.Node) -> bool:
     return inside and not out.is_graph_output() and rw.bypass(node)
 
 
-def _floor(graph: ir.Graph, node: ir.Node) -> bool:
-    """A Relu before a Q of 16 bits that saturates at 0: int16 without a zero point, which kernels have, does not."""
+def _bound(graph: ir.Graph, node: ir.Node) -> bool:
+    """A clamp before a Q of 16 bits with a zero point, at the end of its range that int16 without one goes beyond."""
     found = pairs.stored(node) if rw.is_op(node, "QuantizeLinear") else None
     source = node.inputs[0]
-    if found is None or source is None or not _moves_range(found) or found.range[0] != 0.0:
+    if found is None or source is None or not _moves_range(found):
         return False
+    low, high = found.range
+    upper = -low > high  # that range is as wide to both sides as the wider of the two
     maker = source.producer()
-    if maker is not None and _is_clamp(maker) and clip_limits(maker)[0] >= 0.0:
-        return False
+    if maker is None or (_is_clamp(maker) and clip_limits(maker)[upper] == (high if upper else low)):
+        return False  # what is fed to the network is left as it is
     uses = [
         use
         for use in source.uses()
         if pairs.stored(use.node) == found and rw.is_op(use.node, "QuantizeLinear")
     ]
-    relu = rw.new_node("Relu", [source], source, name=f"{source.name}/floor")
-    relu.outputs[0].name = ir.fresh_name(graph, f"{source.name}_floor")
-    graph.insert_before(node, [relu])
+    name = ir.fresh_name(graph, f"{source.name}_bounded")
+    inputs: list[ir.Value | None] = [source]
+    if low != 0.0 or upper:
+        limit = np.array(high if upper else low, np.float32)
+        inputs += [
+            *([None] if upper else []),
+            ir.add_initializer(graph, limit, ir.fresh_name(graph, f"{name}_at")),
+        ]
+    clamp = rw.new_node("Clip" if len(inputs) > 1 else "Relu", inputs, source, name=f"{source.name}/bound")
+    clamp.outputs[0].name = name
+    graph.insert_before(node, [clamp])
     for use in uses:
-        use.node.replace_input_with(0, relu.outputs[0])
+        use.node.replace_input_with(0, clamp.outputs[0])
     return True
 
 

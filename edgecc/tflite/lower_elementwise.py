@@ -98,7 +98,8 @@ def clip(site: Site, b: Builder) -> None:
         _unary(site, b, code)
         return
     if b.quantized:
-        raise NeedsFloat
+        _clip_stored(site, b)
+        return
     bounds = [site.inputs[i] if len(site.inputs) > i else None for i in (1, 2)]
     steps = [(c, o) for c, o in zip(("MAXIMUM", "MINIMUM"), bounds, strict=True) if o is not None]
     source = b.input(0, b.order(site.outputs[0].value))
@@ -108,6 +109,27 @@ def clip(site: Site, b: Builder) -> None:
     for position, (name, operand) in enumerate(steps):
         target = b.output() if position == len(steps) - 1 else b.temporary(source, "at_least")
         source = b.operator(name, [source, b.read(operand)], [target])
+
+
+def _clip_stored(site: Site, b: Builder) -> None:
+    """On integers: the bounds are constants of the result's scale; those that nothing stored lies beyond fall away."""
+    b.scale = quant = site.outputs[0].quant
+    assert quant is not None
+    source, steps = b.input(0, b.order(site.outputs[0].value)), []
+    for position, code, limit in ((1, "MAXIMUM", quant.limits[0]), (2, "MINIMUM", quant.limits[1])):
+        operand = site.inputs[position] if len(site.inputs) > position else None
+        if operand is None:
+            continue
+        if operand.array is None:
+            raise NeedsFloat
+        stored = quant.quantize(operand.real().reshape(()))
+        if int(stored) != limit:
+            steps.append((code, b.constant(stored, f"{site.name}/limit", quant)))
+    if not steps:
+        b.alias(source)
+    for number, (code, bound) in enumerate(steps, 1):
+        target = b.output() if number == len(steps) else b.temporary(source, "at_least")
+        source = b.operator(code, [source, bound], [target])
 
 
 @lowers("PRelu", int8=True)

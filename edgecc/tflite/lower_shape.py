@@ -18,7 +18,7 @@ from edgecc.analysis.layout import (
 from edgecc.analysis.sites import Operand, Site
 from edgecc.ir import Array
 from edgecc.tflite import lowers
-from edgecc.tflite.builder import Builder, NeedsFloat, Unservable, is_batched
+from edgecc.tflite.builder import Builder, Unservable, is_batched
 from edgecc.tflite.compose import Composer, Term
 
 
@@ -160,10 +160,10 @@ def pad(site: Site, b: Builder) -> None:
         raise Unservable(f"padding mode {mode!r} has no kernel")
     elif value is None or not value.any():
         b.operator("PAD", [source, paddings], [b.output()])
-    elif b.quantized:
-        raise NeedsFloat
     else:
-        scalar = b.constant(value.reshape(()), f"{site.name}/value")
+        quant = site.outputs[0].quant if b.quantized else None
+        filler = value.reshape(()) if quant is None else quant.quantize(value.reshape(()))
+        scalar = b.constant(filler, f"{site.name}/value", quant)
         b.operator("PADV2", [source, paddings, scalar], [b.output()])
 
 

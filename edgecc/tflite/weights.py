@@ -37,6 +37,10 @@ WEIGHTS: Mapping[str, Mapping[str, frozenset[str]]] = {
 # 32; the built-in kernel answers wrongly for fewer than 4 outputs, and leaves the fused activation out.
 
 
+# Its kernel of dynamic range answers wrongly with one scale for the whole tensor (LiteRT 2.3: it reads one a channel).
+_A_CHANNEL = "DEPTHWISE_CONV_2D"
+
+
 def stored_weight(
     b: Builder, weight: Operand, code: str, *, whole: bool = True
 ) -> tuple[Array, QuantParams | None]:
@@ -66,6 +70,10 @@ def stored_weight(
     if b.quantized and stored is None:
         raise NeedsFloat
     if stored is not None and (b.quantized or not b.site.quantized):
+        if not b.quantized and code == _A_CHANNEL and quant.axis is None:
+            count = weight.array.shape[0]
+            scale, zeros = (np.repeat(v, count) for v in (quant.scale, quant.zero_point))
+            quant = replace(quant, scale=scale, zero_point=zeros, axis=0)
         return weight.array, replace(quant, dtype=stored)  # type: ignore[arg-type]
     return weight.real(), None
 
