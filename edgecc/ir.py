@@ -39,7 +39,7 @@ if "onnx_ir" not in sys.modules and "sympy" not in sys.modules:
     finally:
         del sys.modules["sympy"]
 else:
-    import onnx_ir
+    import onnx_ir  # noqa: F401
 
 from onnx_ir import (  # noqa: E402
     Attr,
@@ -158,6 +158,8 @@ def single_consumer(value: Value) -> Node | None:
 
 
 _NAMES = "edgecc.names"
+# Constants up to this size are made contiguous, which is faster; larger ones may be views, such as a transpose.
+_SMALL_BYTES = 1 << 20
 
 
 def _names(graph: Graph) -> set[str | None]:
@@ -187,10 +189,12 @@ def fresh_name(graph: Graph, stem: str) -> str:
 
 
 def add_initializer(graph: Graph, array: Array, name: str) -> Value:
-    """Adds a constant. `name` must be free: see `fresh_name`."""
+    """Adds a constant, without a copy of it. `name` must be free: see `fresh_name`."""
     if name in graph.initializers:
         raise ValueError(f"the graph already has an initializer {name!r}")
-    tensor = onnx_ir.tensor(np.ascontiguousarray(array) if array.ndim else array, name=name)
+    if array.nbytes <= _SMALL_BYTES and array.ndim:
+        array = np.ascontiguousarray(array)
+    tensor = Tensor(array, dtype=DataType.from_numpy(array.dtype), name=name)
     value = Value(name=name, shape=Shape(array.shape), type=TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

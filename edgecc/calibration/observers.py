@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from edgecc import ir
+from edgecc.calibration.extremes import Extremes
+from edgecc.calibration.least_error import LeastError
 from edgecc.errors import UsageError
 from edgecc.quant import rules
 
@@ -27,7 +29,7 @@ from edgecc.quant import rules
 # samples. "percentile": the values that leave (100 - percentile)/2 percent outside at either end, by
 # histogram. In all three the network's inputs and answers keep their extremes: clipping answers makes the
 # likeliest classes alike.
-Observer = Literal["robust", "minmax", "percentile"]
+Observer = Literal["channel", "robust", "minmax", "percentile", "mse"]
 Range = tuple[float, float]
 
 # Outputs that lie in a known interval whatever the input.
@@ -39,8 +41,6 @@ _BOUNDED: Mapping[str, Range] = {
 }
 
 FENCE = 1.25
-
-_EXTREMES = "edgecc_extremes"
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,24 @@ def collect(
     """
     from edgecc.runtime.ort import OrtRunner
 
-    if observer not in ("robust", "minmax", "percentile") or not 50 < percentile <= 100:
+    if observer not in get_args(Observer) or not 50 < percentile <= 100:
         raise UsageError(
             f"there is no observer {observer!r} with percentile {percentile}",
-            remedy="choose robust, minmax or percentile (50 to 100)",
+            remedy=f"choose {', '.join(get_args(Observer))} (percentile: 50 to 100)",
         )
     values = observed_values(model)
-    watch: _Histograms | _Extremes
+    watch: _Histograms | Extremes | LeastError
+    names = [str(v.name) for v in values]
     if observer == "percentile":
-        watch = _Histograms([str(v.name) for v in values], percentile, _answers(model))
+        watch = _Histograms(names, percentile, _answers(model))
         runner = OrtRunner.from_model(model, threads=threads, extra_outputs=watch.names)
+    elif observer in ("channel", "mse"):
+        relative = observer == "channel"
+        watch = LeastError(names, _answers(model), fence=FENCE if relative else None, relative=relative)
+        inner = [name for name in names if name not in {str(v.name) for v in model.graph.inputs}]
+        runner = OrtRunner.from_model(model, threads=threads, extra_outputs=inner)
     else:
-        watch = _Extremes(values, FENCE if observer == "robust" else None, _answers(model))
+        watch = Extremes(values, FENCE if observer == "robust" else None, _answers(model))
         runner = OrtRunner.from_model(watch.augmented(model), threads=threads)
     kept = [str(v.name) for v in model.graph.outputs]
     outputs: list[dict[str, ir.Array]] = []
@@ -178,66 +184,6 @@ def _complete(model: ir.Model, seen: dict[str, Range]) -> dict[str, Range]:
     return ranges
 
 
-class _Extremes:
-    """Lowest and highest value of every tensor and sample, computed by the runtime inside the network."""
-
-    def __init__(self, values: Sequence[ir.Value], fence: float | None, whole: Collection[str]) -> None:
-        self._inputs = [str(v.name) for v in values if v.is_graph_input()]
-        self._inner = [v for v in values if not v.is_graph_input()]
-        self._fence = fence
-        self._whole = whole
-        self._rows: list[ir.Array] = []
-
-    def augmented(self, model: ir.Model) -> ir.Model:
-        """The network with one more output: for each inner value its minimum, then for each its maximum."""
-        copy = model.clone()
-        graph = copy.graph
-        by_name = {out.name: out for node in graph for out in node.outputs}
-        shape = ir.add_initializer(graph, np.array([1], np.int64), ir.fresh_name(graph, f"{_EXTREMES}_shape"))
-        zero = ir.add_initializer(graph, np.zeros(1, np.float32), ir.fresh_name(graph, f"{_EXTREMES}_zero"))
-        parts = []
-        for op_type in ("ReduceMin", "ReduceMax"):
-            for inner in self._inner:
-                value = by_name[inner.name]
-                if op_type == "ReduceMin" and _is_rectified(inner):
-                    parts.append(zero)
-                    continue
-                if op_type == "ReduceMax" and _is_rectified(inner) and len(inner.shape or ()) == 4:
-                    # The runtime computes this one in its blocked layout: 2 ms an image less on
-                    # EfficientNet-Lite0.
-                    value = _append(graph, "GlobalMaxPool", [value])
-                scalar = _append(graph, op_type, [value], keepdims=0)
-                parts.append(_append(graph, "Reshape", [scalar, shape]))
-        if parts:
-            out = _append(graph, "Concat", parts, axis=0)
-            out.name, out.type = _EXTREMES, ir.TensorType(ir.DataType.FLOAT)
-            out.shape = ir.Shape([len(parts)])
-            graph.outputs.append(out)
-        return copy
-
-    def add(self, answers: Mapping[str, ir.Array], sample: Mapping[str, ir.Array]) -> None:
-        """Takes one sample's extremes; a rectified value's minimum is 0."""
-        lows, highs = np.split(answers.get(_EXTREMES, np.zeros(0, np.float32)), 2)
-        fed = [sample[name] for name in self._inputs]
-        low = [*(a.min() for a in fed), *lows]
-        self._rows.append(np.array([low, [*(a.max() for a in fed), *highs]], np.float32))
-
-    def extremes(self) -> dict[str, Range]:
-        """Over all samples."""
-        return self.ranges(fenced=False)
-
-    def ranges(self, *, fenced: bool = True) -> dict[str, Range]:
-        """Over all samples, within the fence."""
-        rows = np.stack(self._rows).astype(np.float64)  # (samples, 2, values)
-        low, high = rows[:, 0].min(axis=0), rows[:, 1].max(axis=0)
-        names = [*self._inputs, *(str(v.name) for v in self._inner)]
-        if self._fence is not None and fenced:
-            cut = np.array([name not in self._whole for name in names], bool)
-            low[cut] = np.maximum(low[cut], self._fence * np.quantile(rows[:, 0, cut], 0.25, axis=0))
-            high[cut] = np.minimum(high[cut], self._fence * np.quantile(rows[:, 1, cut], 0.75, axis=0))
-        return {n: (float(a), float(b)) for n, a, b in zip(names, low, high, strict=True)}
-
-
 class _Histograms:
     """One histogram a tensor over [-limit, limit]; for a value beyond it the limit doubles, merging bins."""
 
@@ -295,21 +241,3 @@ class _Histograms:
                 min(high, max(edges[min(last + 1, self.bins)], 0.0)),
             )
         return {n: (float(a), float(b)) for n, (a, b) in found.items()}
-
-
-def _is_rectified(value: ir.Value) -> bool:
-    """Whether a Relu, or a Clip that begins at 0, computes the value."""
-    producer = value.producer()
-    return (
-        producer is not None
-        and producer.op_type in ("Relu", "Clip")
-        and rules.clip_limits(producer)[0] == 0.0
-    )
-
-
-def _append(graph: ir.Graph, op_type: str, inputs: Sequence[ir.Value], **attributes: int) -> ir.Value:
-    node = ir.Node("", op_type, inputs)
-    node.attributes.update({k: ir.Attr(k, ir.AttributeType.INT, v) for k, v in attributes.items()})
-    node.outputs[0].name = f"{_EXTREMES}_{graph.num_nodes()}"
-    graph.append(node)
-    return node.outputs[0]

@@ -9,11 +9,9 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
 from edgecc.ir import Array
 
@@ -23,38 +21,16 @@ _LENGTH = struct.Struct("<I")
 _CHUNK = 1 << 24
 
 
-class _Buffer(schema.BufferT):  # type: ignore[misc]
-    """A buffer whose reference to its data is filled in later.
-
-    Attributes:
-        place: of that reference, in bytes from the end of the tables.
-    """
-
-    place = 0
-
-    def Pack(self, builder: Any) -> int:  # noqa: N802 - the name is the schema's
-        schema.BufferStart(builder)
-        if self.data is not None:
-            builder.PrependUint32Slot(0, 1, 0)
-            self.place = builder.Offset()
-        return int(schema.BufferEnd(builder))
-
-
 class Buffers:
     """The buffer table; equal contents are stored once. Buffer 0 is empty by convention.
 
     Attributes:
-        items: for the schema's `ModelT.buffers`.
+        contents: of buffer 1 and those that follow.
     """
 
     def __init__(self) -> None:
-        self.items: list[Any] = [_Buffer()]
+        self.contents: list[Array] = []
         self._seen: dict[bytes, int] = {}
-
-    @property
-    def size(self) -> int:
-        """Bytes of all contents."""
-        return sum(b.data.nbytes for b in self.items[1:])
 
     def add(self, data: Array) -> int:
         """The index of the buffer with the bytes of `data`, which stays as it is and is not copied."""
@@ -62,29 +38,30 @@ class Buffers:
             return 0
         key = _digest(data)
         if key not in self._seen:
-            self._seen[key] = len(self.items)
-            self.items.append(_Buffer(data=data))
+            self.contents.append(data)
+            self._seen[key] = len(self.contents)
         return self._seen[key]
 
-    def behind(self, tables: Array | bytearray) -> bytes:
+    def behind(self, tables: bytearray, places: Sequence[int]) -> bytes:
         """The whole file.
 
         Args:
             tables: the finished flatbuffer without the contents of its buffers.
+            places: where it refers to those of buffer 1 and following, in bytes from its end.
         """
         head, end, starts = bytearray(tables), len(tables), []
-        for item in self.items[1:]:
+        for data, back in zip(self.contents, places, strict=True):
             start = -(-(end + _LENGTH.size) // _ALIGNMENT) * _ALIGNMENT
-            place = len(head) - item.place
+            place = len(head) - back
             _LENGTH.pack_into(head, place, start - _LENGTH.size - place)
             starts.append(start)
-            end = start + item.data.nbytes
+            end = start + data.nbytes
         # BytesIO grows without a second copy of what it holds, and gives it away without one.
         file = io.BytesIO()
         file.write(head)
-        for start, item in zip(starts, self.items[1:], strict=True):
-            file.write(bytes(start - _LENGTH.size - file.tell()) + _LENGTH.pack(item.data.nbytes))
-            for piece in _pieces(item.data):
+        for start, data in zip(starts, self.contents, strict=True):
+            file.write(bytes(start - _LENGTH.size - file.tell()) + _LENGTH.pack(data.nbytes))
+            for piece in _pieces(data):
                 file.write(piece)
         return file.getvalue()
 

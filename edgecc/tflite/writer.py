@@ -88,10 +88,27 @@ def write(
         schema.MetadataT(name, buffers.add(np.frombuffer(held, np.uint8)))
         for name, held in {METADATA_NAME: text, **(more or {})}.items()
     ]
-    model.buffers = buffers.items
+    model.buffers = [_Buffer(), *(_Buffer(data=data) for data in buffers.contents)]
     builder = flatbuffers.Builder(512 * len(graph.tensors) + 4096)
     builder.Finish(model.Pack(builder), b"TFL3")
-    return buffers.behind(builder.Output())
+    return buffers.behind(builder.Output(), [b.place for b in model.buffers[1:]])
+
+
+class _Buffer(schema.BufferT):  # type: ignore[misc]
+    """A buffer whose reference to its data is filled in later.
+
+    Attributes:
+        place: of that reference, in bytes from the end of the tables.
+    """
+
+    place = 0
+
+    def Pack(self, builder: Any) -> int:  # noqa: N802 - the name is the schema's
+        schema.BufferStart(builder)
+        if self.data is not None:
+            builder.PrependUint32Slot(0, 1, 0)
+            self.place = builder.Offset()
+        return int(schema.BufferEnd(builder))
 
 
 def check_size(graph: Graph) -> None:
