@@ -54,26 +54,33 @@ def cycles(node: ir.Node, outputs: Iterable[ir.Value], precision: str, rates: Co
         rates: of the target.
     """
     precision = "int8" if precision == "int4" else precision
+    moved = moved_bytes(node, outputs, precision)
+    return macs(node) * rates.mac[precision] + moved * rates.byte[precision] + rates.operator
+
+
+def moved_bytes(node: ir.Node, outputs: Iterable[ir.Value], precision: str) -> int:
+    """Bytes of activations and constants that a node reads and writes."""
     width = _WIDTHS[precision]
-    moved = sum(_elements(v) for v in outputs) * width
+    moved = sum(elements(v) for v in outputs) * width
     for value in node.inputs:
         if value is not None and _is_real(value):
             weight = value.const_value is not None and not value.is_graph_input()
-            moved += _elements(value) * (min(width, 1) if weight and precision != "fp32" else width)
-    return macs(node) * rates.mac[precision] + moved * rates.byte[precision] + rates.operator
+            moved += elements(value) * (1 if weight and precision != "fp32" else width)
+    return moved
 
 
 def conversion(value: ir.Value, rates: CostSpec) -> float:
     """Cycles to store a value in another type."""
-    return _elements(value) * rates.conversion + rates.operator
+    return elements(value) * rates.conversion + rates.operator
+
+
+def elements(value: ir.Value) -> int:
+    """Elements of a value with batch 1."""
+    return prod(d or 1 for d in ir.dims(value) or ())
 
 
 # Bytes of an activation.
 _WIDTHS = {"fp32": 4, "int8": 1, "int16x8": 2}
-
-
-def _elements(value: ir.Value) -> int:
-    return prod(d or 1 for d in ir.dims(value) or ())
 
 
 def _is_real(value: ir.Value) -> bool:
