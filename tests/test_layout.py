@@ -21,6 +21,11 @@ OWN, LAST = (0, 1, 2, 3), (0, 2, 3, 1)
 Shape = tuple[int, ...]
 
 
+def both(rank: int) -> tuple[Shape, Shape]:
+    """ONNX's own order and channels last."""
+    return tuple(range(rank)), (0, *range(2, rank), 1)
+
+
 def network(text: str, **constants: Array) -> onnx.ModelProto:
     made = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 21]> {text}')
     made.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in constants.items())
@@ -30,11 +35,12 @@ def network(text: str, **constants: Array) -> onnx.ModelProto:
 # ---- optimality ---------------------------------------------------------------------------------------------------
 
 
-def random_network(seed: int) -> onnx.ModelProto:
+def random_network(seed: int, rank: int) -> onnx.ModelProto:
     """At most 12 operators: Conv and MaxPool bind the layout, Relu, Add and Concat carry it, Reshape fixes it."""
     random = np.random.default_rng(seed)
     made: Shape
-    shapes: dict[str, Shape] = {"x0": (1, 4, 6, 6), "x1": (1, 4, 6, 6)}
+    start = (1, 4, 6, 6, 6)[:rank]
+    shapes: dict[str, Shape] = {"x0": start, "x1": start}
     lines, constants, used = [], {}, set()
     for i in range(int(random.integers(4, 13))):
         recent = list(shapes)[-4:] if random.random() < 0.8 else list(shapes)
@@ -46,19 +52,18 @@ def random_network(seed: int) -> onnx.ModelProto:
         others = [n for n in shapes if shapes[n] == shape]
         b = str(random.choice(others))
         if kind == "MaxPool" and min(shape[2:]) >= 2:
-            text, made = (
-                f"MaxPool<kernel_shape=[2,2],strides=[2,2]>({a})",
-                (1, shape[1], shape[2] // 2, shape[3] // 2),
-            )
+            twos = [2] * (rank - 2)
+            text = f"MaxPool<kernel_shape={twos},strides={twos}>({a})"
+            made = (1, shape[1], *(d // 2 for d in shape[2:]))
         elif kind == "Add":
             text, made = f"Add({a},{b})", shape
         elif kind == "Concat" and shape[1] <= 16:
             text, made = f"Concat<axis=1>({a},{b})", (1, 2 * shape[1], *shape[2:])
         elif kind == "Conv":
-            constants[f"w{i}"] = seeded(4, shape[1], 1, 1)
+            constants[f"w{i}"] = seeded(4, shape[1], *[1] * (rank - 2))
             text, made = f"Conv({a},w{i})", (1, 4, *shape[2:])
         elif kind == "Reshape":
-            made = (1, shape[2], shape[1], shape[3])
+            made = (1, shape[2], shape[1], *shape[3:])
             constants[f"s{i}"] = np.array(made)
             text = f"Reshape({a},s{i})"
         else:
@@ -76,7 +81,7 @@ def random_network(seed: int) -> onnx.ModelProto:
 
 
 def price(shape: Shape) -> float:
-    moved = [[a for a in order if shape[a] != 1] for order in (OWN, LAST)]
+    moved = [[a for a in order if shape[a] != 1] for order in both(len(shape))]
     return 1 if moved[0] == moved[1] else 1024 + 4 * math.prod(shape)
 
 
@@ -88,10 +93,11 @@ def cost(graph: SiteGraph, orders: Mapping[ir.Value, Shape], ports: Shape | None
             if operand is None or operand.array is not None:
                 continue
             kind = site.op_type
+            own, last = both(len(ir.static_dims(operand.value)))
             needed = (
-                LAST
+                last
                 if kind in ("Conv", "MaxPool")
-                else OWN
+                else own
                 if kind == "Reshape"
                 else orders[site.outputs[0].value]
             )
@@ -102,20 +108,23 @@ def cost(graph: SiteGraph, orders: Mapping[ir.Value, Shape], ports: Shape | None
 
 
 def labellings(graph: SiteGraph, ports: Shape | None) -> Iterator[dict[ir.Value, Shape]]:
+    own, last = both(len(ir.static_dims(graph.inputs[0])))
     choices: dict[ir.Value, tuple[Shape, ...]] = dict.fromkeys(
-        graph.inputs, (OWN, LAST) if ports is None else (ports,)
+        graph.inputs, (own, last) if ports is None else (ports,)
     )
-    bound: dict[str, tuple[Shape, ...]] = {"Conv": (LAST,), "MaxPool": (LAST,), "Reshape": (OWN,)}
+    bound: dict[str, tuple[Shape, ...]] = {"Conv": (last,), "MaxPool": (last,), "Reshape": (own,)}
     for site in graph.sites:
-        choices[site.outputs[0].value] = bound.get(site.op_type, (OWN, LAST))
+        choices[site.outputs[0].value] = bound.get(site.op_type, (own, last))
     for labels in itertools.product(*choices.values()):
         yield dict(zip(choices, labels, strict=True))
 
 
+@pytest.mark.parametrize("rank", [3, 4, 5])
 @pytest.mark.parametrize("seed", range(60))
-def test_cheapest(seed: int) -> None:
-    graph = site_graph(load(random_network(seed)))
-    ports = {"auto": None, "onnx": OWN, "nhwc": LAST}
+def test_cheapest(seed: int, rank: int) -> None:
+    graph = site_graph(load(random_network(seed, rank)))
+    own, last = both(rank)
+    ports = {"auto": None, "onnx": own, "nhwc": last}
     io_layout = list(ports)[seed % 3]
     layout = choose_layout(graph, io_layout)
     chosen = {v: layout.of(v) for v in (*graph.inputs, *(s.outputs[0].value for s in graph.sites))}
