@@ -96,9 +96,9 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"block_size": 32}, {"dtype": "int8"}], ids=["int4", "blocks", "int8"]
+    ("name", "options"),
+    [*((n, o) for n in CONVOLUTIONS for o in ({}, {"dtype": "int8"})), ("pointwise", {"block_size": 32})],
 )
-@pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolutions_find_real_weights_when_they_run(
     name: str, options: dict[str, Any], tmp_path: Path
 ) -> None:

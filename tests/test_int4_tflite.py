@@ -160,6 +160,46 @@ def dequantizing(
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
 
 
+def between_integers(made: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
+    """The same on int8 activations: Q/DQ pairs around the operator."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(made)
+    scale, nodes = np.array(0.03, np.float32), list(copy.graph.node)
+    step = np.array(0.1 * np.sqrt(weights[0][0].size), np.float32)
+    for number, (value, inner, size) in enumerate((("x", "x_real", scale), ("y_real", "y", step))):
+        copy.graph.initializer.extend(
+            onnx.numpy_helper.from_array(a, f"{n}{number}")
+            for n, a in (("scale", size), ("zero", np.array(0, np.int8)))
+        )
+        pair = (f"scale{number}", f"zero{number}")
+        nodes += [
+            onnx.helper.make_node("QuantizeLinear", [value, *pair], [f"{inner}_q"]),
+            onnx.helper.make_node("DequantizeLinear", [f"{inner}_q", *pair], [inner]),
+        ]
+    for node in nodes[:-4]:
+        node.input[:] = ["x_real" if name == "x" else name for name in node.input]
+        node.output[:] = ["y_real" if name == "y" else name for name in node.output]
+    del copy.graph.node[:]
+    copy.graph.node.extend([*nodes[-4:-2], *nodes[:-4], *nodes[-2:]])
+    return copy
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, c in CASES.items() if c[0] != "ConvTranspose" and "block_size" not in c[2][2]]
+)
+def test_integer_sites_read_int4_weights(name: str) -> None:
+    op, shape, weights, attributes, operators = CASES[name]
+    made = between_integers(dequantizing(op, shape, weights, relu=True, **attributes), weights)
+    feeds = {"x": seeded(*shape, seed=4)}
+    wanted = OrtRunner.from_bytes(made.SerializeToString(), optimize=False).run(feeds)["y"]
+    artifact = compiled(made, "onnx")
+    assert {code: n for code, n in artifact.notes["operators"].items() if code in operators} == operators
+    assert list(kinds(artifact)) == [f"{next(iter(operators))} INT4"]
+    for builtin in (False, True):
+        got = LiteRtRunner(artifact.data, threads=1, layers=builtin).run(feeds)["y"]
+        assert np.abs(got - wanted).max() <= 0.02 * np.abs(wanted).max(), builtin
+
+
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("name", CASES)
 def test_dequantized_weights_as_onnx_runtime_answers(name: str, relu: bool) -> None:

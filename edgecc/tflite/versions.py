@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgecc.quant.params import QuantParams
 from edgecc.tflite.graph import Graph, Operator, Tensor
 
 # Operator -> version for (int8, int16) data; float data is version 1 unless `_FLOAT` says otherwise.
@@ -65,13 +66,24 @@ def missing_in_2_14(graph: Graph) -> list[str]:
     return sorted(found)
 
 
+def _int4_version(code: str, data: Tensor, weights: Tensor, quant: QuantParams) -> int:
+    whole, per_channel = _INT4.get((code, data.dtype), (1, 1))
+    if quant.block_size:
+        return _BLOCKS
+    if quant.axis is None:
+        return whole
+    outputs, inputs = weights.shape[0], weights.shape[-1]
+    if (code, data.dtype) == ("FULLY_CONNECTED", "float32") and (outputs < 4 or inputs < 32 or inputs % 2):
+        return _BLOCKS  # smaller than a tile of 2.14's int4 kernel, which leaves it to one that reads one scale only
+    return per_channel
+
+
 def _by_options(op: Operator, tensors: Sequence[Tensor]) -> int:
     options = op.options
     data = tensors[op.inputs[0]]
     stored = tensors[op.inputs[1]] if len(op.inputs) > 1 and op.inputs[1] >= 0 else None
     if stored is not None and stored.dtype == "int4" and stored.quant is not None:
-        versions = _INT4.get((op.code, data.dtype), (1, 1))
-        return _BLOCKS if stored.quant.block_size else versions[stored.quant.axis is not None]
+        return _int4_version(op.code, data, stored, stored.quant)
     if op.code in _HYBRID and data.dtype == "float32" and tensors[op.inputs[1]].dtype == "int8":
         quant = tensors[op.inputs[1]].quant
         return _HYBRID[op.code][quant is not None and quant.axis is not None]
