@@ -27,6 +27,13 @@ _KNOWN: dict[str, tuple[str, str]] = {
         ("it works on a sequence of tensors", _SEQUENCE),
     ),
     **dict.fromkeys(
+        ("Unique", "Compress"),
+        (
+            "how many rows its result has depends on the data",
+            "end the network before it, and do this in the application",
+        ),
+    ),
+    **dict.fromkeys(
         ("Optional", "OptionalGetElement", "OptionalHasElement"),
         ("it works on a value that may be absent", "export the network without optional values"),
     ),
@@ -36,6 +43,20 @@ _KNOWN: dict[str, tuple[str, str]] = {
 def note(node: ir.Node, reason: str) -> None:
     """Keeps the reason with the node."""
     node.meta[_KEY] = reason
+
+
+# Operators whose result has as many rows as the data say, and what can be done.
+_COUNTING = dict.fromkeys(
+    ("NonMaxSuppression", "NonZero", "Unique", "Compress"),
+    "end the network before it, and do this in the application",
+)
+
+
+def unknown_size(node: ir.Node) -> tuple[str, str]:
+    """Why the shape of a result is not known, and what can be done."""
+    if not node.domain and node.op_type in _COUNTING:
+        return "how many rows its result has depends on the data", _COUNTING[node.op_type]
+    return "its output shape is not known when compiling", "bind it with --input-shape"
 
 
 def reason_and_remedy(node: ir.Node) -> tuple[str, str]:

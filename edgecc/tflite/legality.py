@@ -40,6 +40,7 @@ TYPES: dict[str, frozenset[str]] = {
     "LESS_EQUAL": _NUMBERS,
     "MEAN": _NUMBERS,
     "SUM": _NUMBERS,
+    "WHERE": frozenset({"bool"}),
     "REDUCE_ANY": frozenset({"bool"}),
     "REDUCE_ALL": frozenset({"bool"}),
     "REDUCE_PROD": _MOVED,

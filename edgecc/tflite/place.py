@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from edgecc import ir, registry
-from edgecc.analysis.refusals import reason_and_remedy
+from edgecc.analysis.refusals import reason_and_remedy, unknown_size
 from edgecc.analysis.sites import FLOAT_MARK, Site
 from edgecc.errors import Finding
 from edgecc.tflite import LOWERINGS, Lowering
@@ -17,7 +17,7 @@ from edgecc.tflite.kernels import Kernels, in_words, kind_of
 
 _FAMILIES = (
     "conv", "gemm", "pool", "elementwise", "shape", "reduce", "resize", "index", "scan", "math", "logic",
-    "spatial", "windows", "product", "linear", "sample", "quantized", "qdq", "cast", "norm",
+    "spatial", "windows", "product", "linear", "sample", "quantized", "qdq", "cast", "norm", "detect",
 )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def _lower_site(b: Builder, site: Site, table: dict[str, Lowering]) -> str:
     if lowering is None:
         raise Unservable(*reason_and_remedy(site.node))
     if any(not ir.is_static(r.value) for r in site.outputs if r.value.name):
-        raise NotMade("its output shape is not known when compiling", "bind it with --input-shape")
+        raise NotMade(*unknown_size(site.node))
     unknown = [
         o.value.name for o in site.inputs if o is not None and o.array is None and not ir.is_static(o.value)
     ]
