@@ -1,4 +1,4 @@
-"""Operators of detectors, whose results have as many rows as the data say: LiteRT gives them the shape that they have."""
+"""Operators of detectors, whose results have as many rows as the data say: LiteRT gives them that shape."""
 
 from __future__ import annotations
 
