@@ -10,6 +10,7 @@ import onnx
 
 from edgecc import ir, opset
 from edgecc.analysis import shapes
+from edgecc.passes import _contrib
 from edgecc.passes import _rewrite as rw
 from edgecc.passes.fold_constants import FoldConstants
 from edgecc.pipeline import Pass, PassContext, PassResult
@@ -26,7 +27,7 @@ class ExpandFunctions(Pass):
     """Replaces operators without a lowering by the function that the ONNX specification defines them with.
 
     Sizes that the definitions compute from static shapes are folded at once. Source: the function bodies of the
-    operator schemas (onnx.defs).
+    operator schemas (onnx.defs); for operators of ONNX Runtime's own domain its documentation.
     """
 
     name: ClassVar[str] = "expand_functions"
@@ -55,12 +56,15 @@ def _expand(model: ir.Model, served: Collection[str], tally: rw.Tally) -> None:
     version = rw.opset(model)
     bodies = {}
     for node in model.graph:
-        if node.domain not in rw.MAIN_DOMAINS or node.op_type in served:
+        if node.domain == _contrib.MICROSOFT:
+            body = _contrib.definition(node) if f"{node.domain}::{node.op_type}" not in served else None
+        elif node.domain not in rw.MAIN_DOMAINS or node.op_type in served:
             continue
-        body = _definition(node, version)
+        else:
+            body = _definition(node, version)
         if body is None:
             continue
-        if node.op_type in _KEPT:
+        if node.op_type in _KEPT and not node.domain:
             tally.refuse(node, "its definition has no kernels either")
         else:
             bodies[node] = body
@@ -109,8 +113,9 @@ def _type(value: ir.Value | None) -> onnx.TypeProto:
 
 def _call(model: ir.Model, node: ir.Node, proto: onnx.FunctionProto, count: str, version: int) -> None:
     """Makes `node` a call of its definition, which gets names that tell where they come from."""
-    schema, label = onnx.defs.get_schema(node.op_type, version), ir.label(node)
-    for name, formal in schema.attributes.items():
+    label = ir.label(node)
+    formals = {} if node.domain else onnx.defs.get_schema(node.op_type, version).attributes
+    for name, formal in formals.items():
         if name not in node.attributes and formal.default_value.type:
             node.attributes.add(ir.serde.deserialize_attribute(formal.default_value))
     node.domain, node.overload = _DOMAIN, count

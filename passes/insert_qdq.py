@@ -153,7 +153,9 @@ class _Writer:
         assert array is not None
         if params.dtype == "int32" and params.axis is not None:
             array = array.reshape(-1)
-        stored = ir.add_initializer(self.graph, int4.quantized(params, array), self.fresh(f"{value.name}_quantized"))
+        stored = ir.add_initializer(
+            self.graph, int4.quantized(params, array), self.fresh(f"{value.name}_quantized")
+        )
         more = self.scale_and_zero(str(value.name), params, zero=zero)
         attributes = {} if params.axis is None else {"axis": params.axis}
         node = _node("DequantizeLinear", (stored, *more), self.fresh(f"{value.name}_dequantized"), attributes)
