@@ -64,7 +64,9 @@ def network(
     node = helper.make_node(op, names, results, domain="com.microsoft", **attributes)
     kinds = {"lengths": onnx.TensorProto.INT32}
     outputs = [
-        helper.make_tensor_value_info(r, kinds.get(r, onnx.TensorProto.FLOAT), None) for r in results if r
+        helper.make_tensor_value_info(r, kinds.get(r, onnx.TensorProto.FLOAT), None)
+        for r in results
+        if r.strip("_")
     ]
     graph = helper.make_graph([node], "g", inputs, outputs, constants)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
