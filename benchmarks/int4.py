@@ -1,0 +1,173 @@
+"""int4 weights of the reference networks: size and fidelity beside int8's, and what each choice of scales gains.
+
+    python benchmarks/int4.py [NETWORK ...]            artifacts, in LiteRT and ONNX Runtime
+    python benchmarks/int4.py --weights [NETWORK ...]  weights alone, in ONNX Runtime without optimisation of answers
+
+Calibrated on each k-th sample, tested on all others (CIFAR and MNIST: every third of them).
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from networks import NETWORKS, Network
+
+import edgecc
+from edgecc import ir
+from edgecc.calibration.dataset import Dataset, input_specs, open_dataset
+from edgecc.importer import load
+from edgecc.options import CompileOptions
+from edgecc.pipeline import PassContext, Pipeline
+from edgecc.presets import float_passes
+from edgecc.quant import int4, rules
+from edgecc.quant.params import QuantParams, from_weights
+from edgecc.runtime.ort import OrtRunner
+from edgecc.target import target
+from edgecc.verify import class_outputs, compare_all, open_candidate
+
+Array = np.ndarray[Any, np.dtype[Any]]
+DEFAULT = ("efficientnet_lite0", "mobilenet_v2_1.0", "resnet20", "lenet_caffe")
+# Name -> precision, whether there is calibration data, passes.
+FORMS: dict[str, tuple[Any, bool, tuple[str, ...]]] = {
+    "int8 weights": ("dynamic", False, ()),
+    "int4 weights": ("int4", False, ()),
+    "int4 weights, blocks of 64": ("int4", False, ("quantize_weights:block_size=64",)),
+    "int4 weights, blocks of 32": ("int4", False, ("quantize_weights:block_size=32",)),
+    "int8": ("int8", True, ()),
+    "int4 weights, int8 activations": ("int4", True, ()),
+}
+
+
+def widest(node: ir.Node, array: Array) -> QuantParams:
+    """The scale that the largest magnitude of a channel needs."""
+    wide = from_weights(array, rules.channel_axis(node))
+    return QuantParams(wide.scale * 127 / 7, wide.zero_point, "int4", wide.axis, narrow=True)
+
+
+def square(node: ir.Node, array: Array) -> QuantParams:
+    """The scale of least squared error."""
+    axis = rules.channel_axis(node)
+    rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    peak = np.maximum(np.abs(rows).max(axis=1), 1e-12)
+    best, least = peak / 7, np.full(len(rows), np.inf)
+    for share in np.linspace(1, 0.4, 13):
+        scale = peak * share / 7
+        stored = np.clip(np.rint(rows / scale[:, None]), -7, 7)
+        cost = ((rows - stored * scale[:, None]) ** 2).sum(axis=1)
+        best, least = np.where(cost < least, scale, best), np.minimum(cost, least)
+    return QuantParams(best, np.zeros(best.shape), "int4", axis, narrow=True)
+
+
+def nearest(params: QuantParams, array: Array) -> Array:
+    """Each weight rounded for itself."""
+    return params.quantize(array)
+
+
+def kept_sums(params: QuantParams, array: Array) -> Array:
+    """Rounded so that the sums of channels stay."""
+    return np.asarray(int4.quantized(params, array), np.int8)
+
+
+METHODS: dict[str, tuple[Callable[[ir.Node, Array], QuantParams], Callable[[QuantParams, Array], Array]]] = {
+    "largest magnitude, nearest": (widest, nearest),
+    "least squares, nearest": (square, nearest),
+    "edgecc's scale, nearest": (int4.weight_params, nearest),
+    "largest magnitude, sums kept": (widest, kept_sums),
+    "least squares, sums kept": (square, kept_sums),
+    "edgecc's scale, sums kept": (int4.weight_params, kept_sums),
+}
+
+
+def test_data(network: Network, model: ir.Model) -> tuple[Array, Dataset, Array | None]:
+    """Calibration samples, test data, its labels."""
+    calibration, test, labels = network.split()
+    every = 3 if len(test) > 1000 else 1
+    test, labels = test[::every], None if labels is None else labels[::every]
+    return calibration, open_dataset(test, input_specs(model), labels=labels), labels
+
+
+def artifacts(network: Network) -> None:
+    """Prints a row a form and format."""
+    model = load(network.path, input_shape=network.input_shape or None)
+    calibration, data, labels = test_data(network, model)
+    reference = OrtRunner.from_model(model)
+    classes = class_outputs(model)
+    for name, (precision, calibrated, passes) in FORMS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                result = edgecc.compile(
+                    network.path, precision=precision, data=calibration if calibrated else None, passes=passes,
+                    input_shape=network.input_shape or None, no_verify=True, no_profile=True,
+                    output=Path(folder) / "out",
+                )  # fmt: skip
+            except edgecc.EdgeccError as error:
+                print(f"| {network.name} | {name} | {error.message} | | | | | |")
+                continue
+            runners = {f: open_candidate(a, like=reference) for f, a in result.artifacts.items()}
+            found = compare_all(reference, runners, data, classes=classes, labels=labels)
+            for form, fidelity in found.items():
+                size = f"{result.artifacts[form].size / 1e6:.2f} MB"
+                print(_row(network.name, name, form, size, fidelity), flush=True)
+
+
+def weights(network: Network) -> None:
+    """Prints a row a method."""
+    model = load(network.path, input_shape=network.input_shape or None)
+    _, data, labels = test_data(network, model)
+    device = target("arm")
+    pipeline = Pipeline(float_passes(device, CompileOptions()))
+    floats, _ = pipeline.run(model, PassContext(target=device, check=False))
+    reference, classes = OrtRunner.from_model(model), class_outputs(model)
+    for name, method in METHODS.items():
+        runner = OrtRunner.from_model(_replaced(floats, *method))
+        fidelity = compare_all(reference, {"onnx": runner}, data, classes=classes, labels=labels)["onnx"]
+        print(_row(network.name, name, "weights", "", fidelity), flush=True)
+
+
+def _replaced(
+    floats: ir.Model,
+    scale: Callable[[ir.Node, Array], QuantParams],
+    rounded: Callable[[QuantParams, Array], Array],
+) -> ir.Model:
+    """The network with weights that int4 can hold."""
+    copy = floats.clone()
+    for node in copy.graph:
+        value = node.inputs[1] if len(node.inputs) > 1 else None
+        array = ir.constant(value)
+        if (
+            value is None
+            or array is None
+            or node.op_type not in ("Conv", "Gemm", "MatMul")
+            or array.size < 1024
+        ):
+            continue
+        wide = int4.objection(node, "float32") is not None
+        params = from_weights(array, rules.channel_axis(node)) if wide else scale(node, array)
+        stored = params.quantize(array) if wide else rounded(params, array)
+        value.const_value = ir.Tensor(params.dequantize(stored), name=value.name)
+    return copy
+
+
+def _row(network: str, name: str, form: str, size: str, fidelity: Any) -> str:
+    shares = (fidelity.reference_accuracy, fidelity.accuracy, fidelity.agreement)
+    cells = [network, name, form, size, *("-" if s is None else f"{100 * s:.2f}" for s in shares)]
+    return "| " + " | ".join([*cells, f"{fidelity.sqnr_db:.2f}"]) + " |"
+
+
+def main() -> None:
+    """Measures the networks named on the command line, or four."""
+    names = [a for a in sys.argv[1:] if not a.startswith("--")] or DEFAULT
+    measure = weights if "--weights" in sys.argv else artifacts
+    print("| network | form | file | size | float top-1 | top-1 | agreement | SQNR dB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in names:
+        measure(NETWORKS[name])
+
+
+if __name__ == "__main__":
+    main()
