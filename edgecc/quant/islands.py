@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgecc import ir
 from edgecc.analysis.cost import conversion, cycles
-from edgecc.analysis.cut import TwoLabels
+from edgecc.analysis.two_labels import TwoLabels
 from edgecc.quant import NodePrecision, rules
 from edgecc.quant.rules import Column, Runtime
 from edgecc.quant.units import integer_units, unit_outputs
