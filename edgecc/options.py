@@ -25,7 +25,7 @@ Format = Literal["tflite", "onnx", "all"]
 Precision = Literal["int8", "int16x8", "int4", "fp16", "dynamic", "fp32", "mixed"]
 IoLayout = Literal["auto", "onnx", "nhwc"]
 IoDtype = Literal["float32", "int8", "uint8", "int16"]
-Observer = Literal["robust", "minmax", "percentile"]
+Observer = Literal["channel", "robust", "minmax", "percentile", "mse"]
 
 _SIZES = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _COUNTS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}
@@ -182,7 +182,7 @@ class CompileOptions:
         many=True,
         kind=Mapping,
     )
-    observer: Observer = _word("how ranges of activations are taken", "robust", choices=get_args(Observer))
+    observer: Observer = _word("how ranges of activations are taken", "channel", choices=get_args(Observer))
     io_layout: IoLayout = _word("layout of inputs and outputs of TFLite", "auto", choices=get_args(IoLayout))
     io_dtype: IoDtype = _word(
         "type of inputs and outputs of quantized TFLite", "float32", choices=get_args(IoDtype)

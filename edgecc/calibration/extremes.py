@@ -85,7 +85,7 @@ class Extremes:
         return {n: (float(a), float(b)) for n, a, b in zip(names, low, high, strict=True)}
 
 
-def _is_rectified(value: ir.Value) -> bool:
+def is_rectified(value: ir.Value) -> bool:
     """Whether a Relu, or a Clip that begins at 0, computes the value."""
     producer = value.producer()
     return (
@@ -116,7 +116,7 @@ class _Place:
 
 def _extreme(place: _Place, op_type: str, value: ir.Value, shape: ir.Value, zero: ir.Value) -> ir.Value:
     """The lowest (ReduceMin) or highest (ReduceMax) element of a value, as a vector of one."""
-    rectified = _is_rectified(value)
+    rectified = is_rectified(value)
     if rectified and op_type == "ReduceMin":
         return zero
     if rectified and len(value.shape or ()) == 4:

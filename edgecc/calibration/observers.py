@@ -19,16 +19,17 @@ from typing import Literal, get_args
 import numpy as np
 
 from edgecc import ir
-from edgecc.calibration.extremes import Extremes
+from edgecc.calibration.extremes import Extremes, is_rectified
 from edgecc.calibration.least_error import LeastError
 from edgecc.errors import UsageError
 from edgecc.quant import rules
 
-# "robust": the extremes over all samples, but not further out than 1.25 times the upper quartile of each
-# sample's extreme: one odd sample does not coarsen the scale for all. "minmax": the extremes over all
-# samples. "percentile": the values that leave (100 - percentile)/2 percent outside at either end, by
-# histogram. In all three the network's inputs and answers keep their extremes: clipping answers makes the
-# likeliest classes alike.
+# "channel": what loses least to rounding and cutting off, each channel's error measured by its variance, within
+# the fence of "robust" (least_error.py). "mse": the same without variances and fence. "robust": the extremes
+# over all samples, but not further out than 1.25 times the upper quartile of each sample's extreme: one odd
+# sample does not coarsen the scale for all. "minmax": the extremes over all samples. "percentile": the values
+# that leave (100 - percentile)/2 percent outside at either end, by histogram. In all of them the network's
+# inputs and answers keep their extremes: clipping answers makes the likeliest classes alike.
 Observer = Literal["channel", "robust", "minmax", "percentile", "mse"]
 Range = tuple[float, float]
 
@@ -103,7 +104,10 @@ def collect(
         runner = OrtRunner.from_model(model, threads=threads, extra_outputs=watch.names)
     elif observer in ("channel", "mse"):
         relative = observer == "channel"
-        watch = LeastError(names, _answers(model), fence=FENCE if relative else None, relative=relative)
+        watch = LeastError(
+            names, _answers(model), fence=FENCE if relative else None, relative=relative,
+            rectified=[str(v.name) for v in values if is_rectified(v)],
+        )  # fmt: skip
         inner = [name for name in names if name not in {str(v.name) for v in model.graph.inputs}]
         runner = OrtRunner.from_model(model, threads=threads, extra_outputs=inner)
     else:

@@ -1,0 +1,170 @@
+"""Ranges of activations that make the error of 8 bits least, each channel's measured by its own variance.
+
+Layers that follow weigh channels by how much they vary: a channel of small values, read with large weights,
+suffers from a coarse step as much as a wide one from being cut off. So the error of a channel counts relative
+to its variance. On MobileNetV2 this ranks ranges as the network's answers do; the plain mean squared error
+does not (it wants 3.3 for the stem's activations, the answers 1.6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgecc import ir
+
+Range = tuple[float, float]
+
+BINS = 512
+# Columns (one value a channel) taken of each sample: of 7x7 values most, of 112x112 a sprinkle.
+COLUMNS = 32
+# The variance of a channel counts as at least this share of the channels' mean: dead channels have none.
+_LEAST_VARIANCE = 1e-3
+# Fractions of the extremes that are tried as ends of the range.
+_FRACTIONS = np.linspace(0.1, 1.0, 37)
+_STEPS = 255.0
+
+
+@dataclass
+class _Seen:
+    """What was seen of one value: extremes a sample, and a histogram a channel over [-limit, limit]."""
+
+    counts: ir.Array
+    limit: float = 0.0
+    lows: list[float] = field(default_factory=list)
+    highs: list[float] = field(default_factory=list)
+    count: int = 0
+    total: ir.Array | float = 0.0
+    squares: ir.Array | float = 0.0
+
+    def add(self, columns: ir.Array) -> None:
+        """Counts columns (channels, any); zeros, which every range stores exactly, are left out."""
+        bins, channels = BINS, len(columns)
+        peak = float(np.abs(columns).max(initial=0.0))
+        self.limit = self.limit or peak or 1e-30
+        while self.limit < peak:
+            self.limit *= 2
+            merged = self.counts.reshape(channels, bins // 2, 2).sum(axis=2)
+            self.counts[:] = 0
+            self.counts[:, bins // 4 : -bins // 4] = merged
+        index = ((columns + np.float32(self.limit)) * np.float32(bins / 2 / self.limit)).astype(np.int32)
+        flat = np.minimum(index, bins - 1) + (np.arange(channels, dtype=np.int32) * bins)[:, None]
+        found = np.bincount(flat[columns != 0], minlength=channels * bins)
+        self.counts += found.reshape(channels, bins).astype(np.uint32)
+        self.count += columns.shape[1]
+        self.total = self.total + columns.sum(axis=1, dtype=np.float64)
+        self.squares = self.squares + np.square(columns, dtype=np.float64).sum(axis=1)
+
+    def weighted(self, *, relative: bool) -> ir.Array:
+        """One histogram (bins,) of all channels; `relative`: each divided by its variance."""
+        if not relative:
+            return np.asarray(self.counts.sum(axis=0, dtype=np.float64))
+        mean = np.asarray(self.total) / self.count
+        variance = np.maximum(np.asarray(self.squares) / self.count - mean**2, 0.0)
+        least = _LEAST_VARIANCE * float(variance.mean()) + 1e-30
+        weights: ir.Array = (1 / np.maximum(variance, least)) @ self.counts.astype(np.float64)
+        return weights
+
+
+class LeastError:
+    """Watches a network's activations and proposes ranges; one pass over the data, in bounded memory.
+
+    Args:
+        names: of the values.
+        whole: values that keep their extremes.
+        fence: ends lie at most so many times beyond the upper quartile of each sample's extremes; None: anywhere.
+        relative: measure the error of a channel by its variance.
+        rectified: values that are never negative.
+        seed: of the places taken of each sample.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        whole: Collection[str],
+        *,
+        fence: float | None,
+        relative: bool,
+        rectified: Collection[str] = (),
+        seed: int = 0,
+    ) -> None:
+        self.names = list(names)
+        self._whole = whole
+        self._fence = fence
+        self._relative = relative
+        self._rectified = frozenset(rectified)
+        self._seen: dict[str, _Seen] = {}
+        self._rng = np.random.default_rng(seed)
+
+    def add(self, answers: Mapping[str, ir.Array], sample: Mapping[str, ir.Array]) -> None:
+        """Takes one sample's values."""
+        chosen: dict[int, ir.Array] = {}  # the same places of all values of one size
+        for name in self.names:
+            array = sample[name] if name in sample else answers[name]
+            low = 0.0 if name in self._rectified else float(array.min(initial=0))
+            high = float(array.max(initial=0))
+            if name not in self._seen:
+                channels = _columns(array).shape[0]
+                self._seen[name] = _Seen(np.zeros((channels, BINS), np.uint32))
+            seen = self._seen[name]
+            seen.lows.append(low)
+            seen.highs.append(high)
+            if name in self._whole or not np.isfinite(high - low):
+                continue
+            columns = _columns(array)
+            size = columns.shape[1]
+            if size > COLUMNS:
+                if size not in chosen:
+                    chosen[size] = np.sort(self._rng.choice(size, COLUMNS, replace=False))
+                columns = columns[:, chosen[size]]
+            seen.add(np.asarray(columns, np.float32))
+
+    def extremes(self) -> dict[str, Range]:
+        """Over all samples."""
+        return {name: (min(seen.lows), max(seen.highs)) for name, seen in self._seen.items()}
+
+    def ranges(self) -> dict[str, Range]:
+        """Those of least error, within the fence."""
+        found = {}
+        for name, seen in self._seen.items():
+            low, high = min(seen.lows), max(seen.highs)
+            if name not in self._whole and np.isfinite(high - low) and high > low:
+                if self._fence is not None:
+                    low = max(low, self._fence * float(np.quantile(seen.lows, 0.25)))
+                    high = min(high, self._fence * float(np.quantile(seen.highs, 0.75)))
+                weights = seen.weighted(relative=self._relative)
+                low, high = least_error(weights, seen.limit, low, high)
+            found[name] = (low, high)
+        return found
+
+
+def least_error(weights: ir.Array, limit: float, low: float, high: float) -> Range:
+    """The range within low..high that loses least to rounding and to cutting off.
+
+    Args:
+        weights: (bins,) of a histogram over [-limit, limit] without the values that are 0.
+        limit: of the histogram.
+        low, high: ends of the widest range, of which fractions are tried.
+
+    A step d adds d^2/12 to the squared error of what lies inside (Bennett 1948).
+    """
+    bins = len(weights)
+    centres = (np.arange(bins) + 0.5) * (2 * limit / bins) - limit
+    above = np.array([np.square(np.maximum(centres - high * f, 0)) @ weights for f in _FRACTIONS])
+    below = np.array([np.square(np.maximum(low * f - centres, 0)) @ weights for f in _FRACTIONS])
+    step = (high * _FRACTIONS[None, :] - low * _FRACTIONS[:, None]) / _STEPS
+    error = below[:, None] + above[None, :] + weights.sum() * np.square(step) / 12
+    # Of equal errors (one end is 0) the last: the whole range.
+    at_low, at_high = np.argwhere(error <= error.min() * (1 + 1e-9))[-1]
+    return float(low * _FRACTIONS[at_low]), float(high * _FRACTIONS[at_high])
+
+
+def _columns(array: ir.Array) -> ir.Array:
+    """(channels, everything else): axis 1 of images, the last axis of matrices and sequences."""
+    if array.ndim >= 4:
+        return np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
+    if array.ndim >= 2:
+        return array.reshape(-1, array.shape[-1]).T
+    return array.reshape(1, -1)
