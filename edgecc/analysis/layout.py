@@ -4,7 +4,8 @@ Every site gets one of two labels; a label names, for each value, one of two *or
 axis i of the stored tensor is axis order[i] of the ONNX value. Ordinarily the two are ONNX's own order and
 channels-last. Behind a Transpose both are re-based, so that a Transpose never moves data: it renames axes, and
 whoever needs another order than either of the two pays for it. A Flatten that feeds only constant-weight Gemms
-carries its input's order too: the weights' rows are permuted instead.
+carries its input's order too: the weights' rows are permuted instead. Any other Reshape carries both where it keeps
+the axes that it joins or splits together.
 
 Readers that need another order than the one stored cost the bytes to transpose, once a value. The cheapest labelling
 is an s-t minimum cut (Greig, Porteous, Seheult 1989), which is optimal for two labels.
@@ -12,32 +13,33 @@ is an s-t minimum cut (Greig, Porteous, Seheult 1989), which is optimal for two 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-
-import numpy as np
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from edgecc import ir
-from edgecc.analysis.reshape_groups import carried
+from edgecc.analysis.layout_problem import Problem, solve, transpose_bytes
+from edgecc.analysis.orders import (
+    Flattened,
+    Order,
+    Pair,
+    Permutation,
+    channels_last,
+    default_pair,
+    flattened,
+    identity,
+    moves_nothing,
+    rebased,
+    reshaped,
+    reshaped_pair,
+    without,
+)
 from edgecc.analysis.sites import Operand, Site, SiteGraph
 
-Permutation = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Flattened:
-    """The order of a matrix (batch, everything else) made from a tensor of `shape` stored in `order`."""
-
-    shape: tuple[int, ...]
-    order: Permutation
-
-    def rows(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-        """For each stored column the ONNX column that it holds: (columns,) int64."""
-        columns = np.arange(int(np.prod(self.shape[1:]))).reshape(1, *self.shape[1:])
-        return columns.transpose(self.order).reshape(-1).astype(np.int64)
-
-
-Order = Permutation | Flattened
+__all__ = [
+    "AXIS", "BIND", "CARRY", "REDUCE", "Flattened", "Layout", "Order", "Permutation", "channels_last",
+    "choose_layout", "flattened", "flattens_for_gemm", "identity", "matmul_orders", "moves_nothing", "reduced_axes",
+    "reshaped", "scalar_gather", "without",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,21 +52,6 @@ class Layout:
     def of(self, value: ir.Value) -> Order:
         """The order in which `value` is stored; ONNX's own where nothing was decided."""
         return self.orders.get(value, identity(value))
-
-
-def channels_last(rank: int) -> Permutation:
-    """(0, 2, ..., rank-1, 1) for ranks 3 to 5, else the identity."""
-    return (0, *range(2, rank), 1) if 3 <= rank <= 5 else tuple(range(rank))
-
-
-def identity(value: ir.Value) -> Permutation:
-    """ONNX's own order of a value."""
-    return tuple(range(len(ir.dims(value) or ())))
-
-
-def moves_nothing(shape: tuple[int, ...], source: Permutation, wanted: Permutation) -> bool:
-    """Whether the axes longer than 1 come in the same sequence in both orders, so that no byte moves."""
-    return [a for a in source if shape[a] != 1] == [a for a in wanted if shape[a] != 1]
 
 
 # Spatial operators: their kernels read the first operand and write the result channels-last.
@@ -102,41 +89,6 @@ REDUCE = frozenset(
      "ReduceLogSum", "ReduceLogSumExp"}
 )  # fmt: skip
 
-# A byte moved costs 1; a transpose that moves nothing is a RESHAPE, which costs next to nothing but is not free.
-_RESHAPE_COST = 1
-_TRANSPOSE_COST = 1024
-# Ties are broken towards ONNX's own order at the ports.
-_TIE = 0.25
-
-
-@dataclass
-class _Problem:
-    """Labels to choose. A label belongs to a variable: a site or a graph input; every value has its maker's.
-
-    Attributes:
-        pair: the two orders of each value.
-        maker: the variable that decides a value's label.
-        pins: variables whose label is given.
-        reads: (value, label wanted: 0 or 1, or the variable whose label it follows).
-        wishes: (variable, label, bytes moved if it gets the other), where a value's order is settled.
-    """
-
-    pair: dict[ir.Value, tuple[Order, Order]] = field(default_factory=dict)
-    maker: dict[ir.Value, object] = field(default_factory=dict)
-    pins: dict[object, int] = field(default_factory=dict)
-    reads: list[tuple[ir.Value, object]] = field(default_factory=list)
-    wishes: list[tuple[object, int, float]] = field(default_factory=list)
-
-    def make(self, value: ir.Value, variable: object, pair: tuple[Order, Order]) -> None:
-        self.pair[value] = pair
-        self.maker[value] = variable
-
-    def need(self, value: ir.Value, order: Order) -> None:
-        """A reader that takes `order` and no other. If it is neither of the two, it pays whatever the label."""
-        pair = self.pair[value]
-        if pair[0] != pair[1] and order in pair:
-            self.reads.append((value, pair.index(order)))
-
 
 def choose_layout(graph: SiteGraph, io_layout: str = "auto") -> Layout:
     """The cheapest assignment of orders.
@@ -146,23 +98,18 @@ def choose_layout(graph: SiteGraph, io_layout: str = "auto") -> Layout:
         io_layout: "onnx" keeps inputs and outputs in ONNX's order, "nhwc" makes those of rank 3 to 5 channels-last,
             "auto" takes what is cheapest.
     """
-    problem = _Problem()
+    problem = Problem()
     for value in graph.inputs:
-        problem.make(value, value, _default_pair(value))
+        problem.make(value, value, default_pair(value))
     for site in graph.sites:
         _add_site(problem, graph, site)
     _add_ports(problem, graph, io_layout)
-    labels = _solve(problem)
+    labels = solve(problem)
     orders = {v: pair[labels.get(problem.maker[v], 0)] for v, pair in problem.pair.items()}
     return Layout(orders)
 
 
-def _default_pair(value: ir.Value) -> tuple[Order, Order]:
-    own = identity(value)
-    return own, channels_last(len(own))
-
-
-def _add_ports(problem: _Problem, graph: SiteGraph, io_layout: str) -> None:
+def _add_ports(problem: Problem, graph: SiteGraph, io_layout: str) -> None:
     wanted: dict[str, Callable[[ir.Value], Permutation]] = {
         "onnx": identity,
         "nhwc": lambda v: channels_last(len(identity(v))),
@@ -181,7 +128,7 @@ def _add_ports(problem: _Problem, graph: SiteGraph, io_layout: str) -> None:
             problem.need(operand.value, wanted[io_layout](operand.value))
 
 
-def _free_output(problem: _Problem, value: ir.Value) -> None:
+def _free_output(problem: Problem, value: ir.Value) -> None:
     """An output may leave in ONNX's order or channels-last, whichever is cheaper, and in no other."""
     usual = (identity(value), channels_last(len(identity(value))))
     fitting = [order for order in problem.pair[value] if order in usual]
@@ -189,7 +136,7 @@ def _free_output(problem: _Problem, value: ir.Value) -> None:
         problem.need(value, fitting[0])
 
 
-def _add_site(problem: _Problem, graph: SiteGraph, site: Site) -> None:
+def _add_site(problem: Problem, graph: SiteGraph, site: Site) -> None:
     """Adds the variable, pins and reads of one site."""
     computed = [o.value for o in site.inputs if o is not None and o.array is None and o.value in problem.pair]
     kind = site.op_type
@@ -199,7 +146,7 @@ def _add_site(problem: _Problem, graph: SiteGraph, site: Site) -> None:
         for value in computed[1:]:
             problem.need(value, identity(value))
         for value in results:
-            problem.make(value, site, _default_pair(value))
+            problem.make(value, site, default_pair(value))
         problem.pins[site] = 1
         return
     pairs = _carried(problem, graph, site, computed, results)
@@ -208,7 +155,7 @@ def _add_site(problem: _Problem, graph: SiteGraph, site: Site) -> None:
             if not _constant_gemm(site, value):  # which takes a flattened value in either order
                 _need_one(problem, value, _taken(site, value))
         for value in results:
-            problem.make(value, site, _default_pair(value))
+            problem.make(value, site, default_pair(value))
         problem.pins[site] = 0
         return
     for value, pair in zip(results, pairs, strict=True):
@@ -226,7 +173,7 @@ def _add_site(problem: _Problem, graph: SiteGraph, site: Site) -> None:
             problem.pins[site] = fitting[0]
 
 
-def settled(problem: _Problem, value: ir.Value) -> int | None:
+def settled(problem: Problem, value: ir.Value) -> int | None:
     """The label of a value whose maker is pinned, or computes it element by element from one that is."""
     while True:
         maker = problem.maker[value]
@@ -242,7 +189,7 @@ def settled(problem: _Problem, value: ir.Value) -> int | None:
         value = sources[0]
 
 
-def _wish(problem: _Problem, site: Site, value: ir.Value, pair: tuple[Order, Order]) -> None:
+def _wish(problem: Problem, site: Site, value: ir.Value, pair: Pair) -> None:
     """A settled operand in an order that is one of the site's two, or neither: then it moves in any case."""
     label = settled(problem, value)
     assert label is not None
@@ -263,7 +210,7 @@ def _taken(site: Site, value: ir.Value) -> tuple[Permutation, ...]:
     return min((matmul_orders(site, i) for i in places), key=len)
 
 
-def _need_one(problem: _Problem, value: ir.Value, orders: tuple[Permutation, ...]) -> None:
+def _need_one(problem: Problem, value: ir.Value, orders: tuple[Permutation, ...]) -> None:
     """A reader that takes any of these orders: nothing to choose if it takes both."""
     fitting = [order for order in problem.pair[value] if order in orders]
     if len(fitting) == 1:
@@ -271,8 +218,8 @@ def _need_one(problem: _Problem, value: ir.Value, orders: tuple[Permutation, ...
 
 
 def _carried(
-    problem: _Problem, graph: SiteGraph, site: Site, computed: list[ir.Value], results: list[ir.Value]
-) -> list[tuple[Order, Order]] | None:
+    problem: Problem, graph: SiteGraph, site: Site, computed: list[ir.Value], results: list[ir.Value]
+) -> list[Pair] | None:
     """The two orders of each result of a site that works in either; None if it works only in ONNX's own."""
     if not computed or not results:
         return None
@@ -282,19 +229,18 @@ def _carried(
         ranks = {len(identity(v)) for v in (*computed, *results)}
         if len(ranks) != 1:
             return None
+        if all(problem.pair[v] == first for v in computed):
+            return [first] * len(results)
         free = {problem.pair[v] for v in computed if settled(problem, v) is None}
         if len(free) > 1:
             return None
-        if not free and any(problem.pair[v] != first for v in computed):
-            free = {_default_pair(results[0])}
-        return [free.pop() if free else first] * len(results)
+        return [free.pop() if free else default_pair(results[0])] * len(results)
     if isinstance(first[0], Flattened) or isinstance(first[1], Flattened):
         return None
     if kind == "Gather" and (axis := scalar_gather(site, rank)) is not None:
         left = (without(first[0], (axis,)), without(first[1], (axis,)))
-        return (
-            [left] if tuple(range(rank - 1)) in left else None
-        )  # else better once before several of its kind
+        # Else the operand moves once, before several of its kind.
+        return [left] if tuple(range(rank - 1)) in left else None
     if kind in AXIS:
         if any(problem.pair[v] != first for v in computed) or any(len(identity(v)) != rank for v in results):
             return None
@@ -310,44 +256,19 @@ def _carried(
         return [(without(first[0], gone), without(first[1], gone))]
     if kind == "Transpose":
         moved = [int(a) for a in site.attribute("perm", tuple(reversed(range(rank))))]  # type: ignore[attr-defined]
-        return [(_rebased(first[0], moved), _rebased(first[1], moved))]
+        return [(rebased(first[0], moved), rebased(first[1], moved))]
     keeps_batch = first[0][:1] == first[1][:1] == (0,)
     if kind in RESHAPES and keeps_batch and ir.is_static(computed[0]) and ir.is_static(results[0]):
         shape = ir.static_dims(computed[0])
         if kind == "Reshape" and flattens_for_gemm(graph, site):
             return [(flattened(shape, first[0]), flattened(shape, first[1]))]
-        kept = _reshaped_pair(computed[0], results[0], first)
+        kept = reshaped_pair(computed[0], results[0], first)
         if kept is not None:
             return [kept]
     return None
 
 
-def reshaped(source: ir.Value, result: ir.Value, order: Order) -> Permutation | None:
-    """The order of a Reshape's result where the stored bytes stay; None where it must come in ONNX's own."""
-    if isinstance(order, Flattened) or order[:1] != (0,):
-        return None
-    found = carried(ir.static_dims(source), ir.static_dims(result), order)
-    return found if found is not None and found[:1] == (0,) else None
-
-
-def _reshaped_pair(
-    source: ir.Value, result: ir.Value, pair: tuple[Order, Order]
-) -> tuple[Order, Order] | None:
-    """Both orders of a Reshape's result, called by their usual names where only axes of length 1 differ."""
-    first, second = (reshaped(source, result, order) for order in pair)
-    if first is None or second is None:
-        return None
-    own, last = _default_pair(result)
-    assert isinstance(own, tuple)
-    assert isinstance(last, tuple)
-    sizes = ir.static_dims(result)
-    return (
-        own if moves_nothing(sizes, first, own) else first,
-        last if moves_nothing(sizes, second, last) else second,
-    )
-
-
-def behind_transpose(graph: SiteGraph, site: Site, pair: tuple[Order, Order]) -> bool:
+def behind_transpose(graph: SiteGraph, site: Site, pair: Pair) -> bool:
     """Whether all parts of a Split go where ONNX's own order is needed, which neither of its two is.
 
     Its operand is then transposed once instead of every part.
@@ -423,124 +344,5 @@ def _constant_gemm(site: Site, value: ir.Value) -> bool:
     )
 
 
-def without(order: Order, gone: Iterable[int]) -> Permutation:
-    """The order of a value after the axes `gone` were removed."""
-    assert not isinstance(order, Flattened)
-    dropped = set(gone)
-    kept = [a for a in order if a not in dropped]
-    renumber = {axis: i for i, axis in enumerate(sorted(kept))}
-    return tuple(renumber[a] for a in kept)
-
-
-def _rebased(order: Order, perm: list[int]) -> Permutation:
-    """The order, in the axes of a Transpose's result, of bytes stored in `order` of its operand's axes."""
-    assert not isinstance(order, Flattened)
-    place = {source: axis for axis, source in enumerate(perm)}
-    return tuple(place[axis] for axis in order)
-
-
-def flattened(shape: tuple[int, ...], order: Order) -> Order:
-    """The order of the matrix; (0, 1) where flattening from `order` gives ONNX's own sequence of columns."""
-    assert not isinstance(order, Flattened)
-    own = tuple(range(len(shape)))
-    return (0, 1) if moves_nothing(shape, order, own) else Flattened(shape, order)
-
-
 def _normalised(axis: object, rank: int) -> int:
     return int(axis) % rank  # type: ignore[call-overload, no-any-return]
-
-
-def transpose_bytes(value: ir.Value, pair: tuple[Order, Order]) -> float:
-    """What it costs to turn one order of `value` into the other."""
-    shape = ir.static_dims(value) if ir.is_static(value) else tuple(d or 1 for d in ir.dims(value) or ())
-    if (
-        isinstance(pair[0], Flattened)
-        or isinstance(pair[1], Flattened)
-        or moves_nothing(shape, pair[0], pair[1])
-    ):
-        return _RESHAPE_COST
-    return _TRANSPOSE_COST + 4 * float(np.prod(shape))
-
-
-def _solve(problem: _Problem) -> dict[object, int]:
-    """Labels of all variables: by propagation where nothing disagrees, else by a minimum cut a component."""
-    parent: dict[object, object] = {v: v for v in (*problem.maker.values(), *problem.pins)}
-    parent.update({r: r for _, r in problem.reads if not isinstance(r, int)})
-
-    def find(variable: object) -> object:
-        while parent[variable] is not variable:
-            parent[variable] = parent[parent[variable]]
-            variable = parent[variable]
-        return variable
-
-    pins: dict[object, set[int]] = {}
-    for value, reader in problem.reads:
-        if not isinstance(reader, int):
-            parent[find(problem.maker[value])] = find(reader)
-    for variable, label in problem.pins.items():
-        pins.setdefault(find(variable), set()).add(label)
-    for value, reader in problem.reads:
-        if isinstance(reader, int):
-            pins.setdefault(find(problem.maker[value]), set()).add(reader)
-    for variable, label, _ in problem.wishes:
-        pins.setdefault(find(variable), set()).add(label)
-    labels: dict[object, int] = {}
-    mixed: set[object] = set()
-    for variable in parent:
-        wanted = pins.get(find(variable), set())
-        if len(wanted) == 2:
-            mixed.add(variable)
-        else:
-            labels[variable] = next(iter(wanted), 0)
-    if mixed:
-        labels.update(_minimum_cut(problem, mixed))
-    return labels
-
-
-def _minimum_cut(problem: _Problem, variables: set[object]) -> dict[object, int]:
-    """Label 0 is the source's side. A value pays once, however many of its readers disagree with it."""
-    import networkx as nx
-    from networkx.algorithms.flow import boykov_kolmogorov
-
-    source, sink = "source", "sink"
-    cut = nx.DiGraph()
-    cut.add_nodes_from((source, sink))
-
-    def edge(a: object, b: object, capacity: float | None) -> None:
-        if capacity is None:  # networkx takes an absent capacity as infinite
-            cut.add_edge(a, b)
-        elif cut.has_edge(a, b):
-            if "capacity" in cut[a][b]:
-                cut[a][b]["capacity"] += capacity
-        else:
-            cut.add_edge(a, b, capacity=capacity)
-
-    for variable in variables:
-        cut.add_node(variable)
-        if variable in problem.pins:
-            before, after = (source, variable) if problem.pins[variable] == 0 else (variable, sink)
-            edge(before, after, None)
-    for value, maker in problem.maker.items():
-        if maker in variables and value.is_graph_input() and maker not in problem.pins:
-            edge(source, maker, _TIE)
-    for variable, label, cost in problem.wishes:
-        if variable in variables:
-            before, after = (source, variable) if label == 0 else (variable, sink)
-            edge(before, after, cost)
-    readers: dict[ir.Value, list[object]] = {}
-    for value, reader in problem.reads:
-        if problem.maker[value] in variables:
-            readers.setdefault(value, []).append(
-                reader if not isinstance(reader, int) else (source, sink)[reader]
-            )
-    for value, found in readers.items():
-        maker, cost = problem.maker[value], transpose_bytes(value, problem.pair[value])
-        others = [r for r in dict.fromkeys(found) if r is not maker]
-        ahead, behind = ("ahead", value), ("behind", value)
-        edge(maker, ahead, cost)
-        edge(behind, maker, cost)
-        for reader in others:
-            edge(ahead, reader, None)
-            edge(reader, behind, None)
-    _, (zeros, _) = nx.minimum_cut(cut, source, sink, flow_func=boykov_kolmogorov)
-    return {variable: 0 if variable in zeros else 1 for variable in variables}
