@@ -142,6 +142,7 @@ def test_dynamic_quantization(quantize: Make, stem: str, per_channel: bool, weig
 # ---- patterns of other tools -----------------------------------------------------------------------------------
 
 CONSTANTS: dict[str, Array] = {
+    "fine": np.array(0.008, np.float32),
     "s": np.array(0.05, np.float32), "t": np.array(0.03, np.float32), "u": np.array(0.11, np.float32),
     "z": np.array(-3, np.int8), "zz": np.array(-128, np.int8), "uz": np.array(125, np.uint8),
     "w8": (40 * seeded(4, 4, 1, 1)).astype(np.int8), "ws": np.array([0.01, 0.02, 0.015, 0.03], np.float32),
@@ -209,6 +210,18 @@ PATTERNS: dict[str, tuple[str, float, dict[str, int]]] = {
     "pool between scales": (
         f"{X} c = MaxPool<kernel_shape=[2,2]>(d) {Y}", 1, {"MAX_POOL_2D": 1, "QUANTIZE": 2}
     ),
+    "mean of a narrower scale": (
+        f"{X} c = AveragePool<kernel_shape=[4,3], strides=[4,3]>(d)"
+        " q = QuantizeLinear(c, fine, z) y = DequantizeLinear(q, fine, z)",
+        1,
+        {"DEPTHWISE_CONV_2D": 1, "DEQUANTIZE": 1},
+    ),
+    "parts of several scales": (
+        f"{X} c, e = Split<axis=1, num_outputs=2>(d) m = QuantizeLinear(c, t, z) n = DequantizeLinear(m, t, z)"
+        " k = QuantizeLinear(e, u, z) l = DequantizeLinear(k, u, z) v = Add(n, l)"
+        " q = QuantizeLinear(v, u, z) y = DequantizeLinear(q, u, z)",
+        1, {"SPLIT": 1, "ADD": 1, "QUANTIZE": 3, "DEQUANTIZE": 1},
+    ),
     "concat of scales": (
         f"{CONV} m = QuantizeLinear(c, u, z) n = DequantizeLinear(m, u, z) r = Concat<axis=1>(d, n)"
         " q = QuantizeLinear(r, u, z) y = DequantizeLinear(q, u, z)",
@@ -256,7 +269,8 @@ def test_pattern(name: str) -> None:
     artifact = artifact_of(made)
     found = artifact.notes["operators"]
     assert {code: found.get(code, 0) for code in operators} == operators, found
-    scale = CONSTANTS["u" if text.rstrip().endswith(("u, z)", "u, zz)")) else "t"]
+    last = text.rsplit("DequantizeLinear(", 1)[1].split(",")[1].strip()
+    scale = CONSTANTS[last]
     for seed in range(3):
         wanted, got = answers(made.SerializeToString(), artifact, {"x": 2 * seeded(1, 4, 8, 6, seed=seed)})
         assert wanted["y"].shape == got["y"].shape

@@ -34,6 +34,8 @@ _STORABLE = frozenset(
         *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
     }
 )
+# Same-scale operators that compute means, which may need less range than what they are means of.
+_MEANS = frozenset({"AveragePool", "Resize"})
 _INT32 = 2  # schema.fbs: enum TensorType
 _SMALL_BYTES = 1 << 16
 
@@ -295,9 +297,29 @@ class Builder:
         self._demanded.clear()
         rule = RULES.get(site.op_type)
         if quantized and rule is not None and rule.tflite is not None and rule.tflite.scale == "same":
-            if len({_quant_key(r.quant) for r in site.outputs}) > 1:
+            self.scale = self._one_scale(site)
+
+    def _one_scale(self, site: Site) -> QuantParams | None:
+        """In which a kernel whose operands and results share a scale works; None: the lowering decides.
+
+        Operands are requantized to the result's scale where that changes nothing; parts of a Split keep the operand's,
+        and are requantized by whoever reads them. Means of what the result's scale does not reach would be cut off.
+        """
+        quants = [result.quant for result in site.outputs]
+        first = site.inputs[0].quant if site.inputs[0] is not None else None
+        if len({_quant_key(quant) for quant in quants}) > 1:
+            if site.op_type != "Split" or first is None:
                 raise NeedsFloat
-            self.scale = site.outputs[0].quant
+            self._demanded = dict.fromkeys(range(len(quants)), first)
+            return first
+        result = quants[0]
+        if site.op_type in _MEANS and first is not None and result is not None:
+            reached = result.range[0] <= first.range[0] and first.range[1] <= result.range[1]
+            if not reached and site.op_type == "Resize" and site.attribute("mode", "nearest") != "nearest":
+                raise NeedsFloat
+            if not reached and site.op_type == "AveragePool":
+                return None
+        return result
 
     def finish(self, output: str) -> None:
         """Turns to a graph output; no site is being lowered any more."""

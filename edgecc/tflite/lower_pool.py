@@ -7,6 +7,7 @@ import numpy as np
 from edgecc import ir
 from edgecc.analysis.layout import channels_last
 from edgecc.analysis.sites import Site
+from edgecc.quant.params import QuantParams
 from edgecc.tflite import lower_windows, lowers
 from edgecc.tflite.builder import Builder, NeedsFloat
 from edgecc.tflite.options import ACTIVATIONS
@@ -77,6 +78,9 @@ def average_pool(site: Site, b: Builder) -> None:
         return
     win = _window(site)
     included = bool(site.attribute("count_include_pad", 0))
+    if b.quantized and b.scale is None:
+        _weighted_mean(site, b, win, included)
+        return
     kind = win.kind()
     if kind == VALID or (kind is not None and not included):
         _pool(site, b, "AVERAGE_POOL_2D", _image(site, b), win, kind)
@@ -93,6 +97,32 @@ def average_pool(site: Site, b: Builder) -> None:
     factors = correction[None, :, :, None] if len(b.shape(sums)) == 4 else correction[None, 0, :, None]
     options = {"fusedActivationFunction": ACTIVATIONS[site.activation]}
     b.operator("MUL", [sums, b.constant(factors, "cells_per_window")], [b.output()], options)
+
+
+def _weighted_mean(site: Site, b: Builder, win: Window, included: bool) -> None:
+    """A DEPTHWISE_CONV_2D with weights 1/n, as AVERAGE_POOL_2D has no scale for its result."""
+    if not (_correction(site, win, included) == 1).all():
+        raise NeedsFloat
+    source = explicit_padding(b, _image(site, b), win)
+    channels, cells = b.shape(source)[3], win.kernel[0] * win.kernel[1]
+    quant = b.graph.tensors[source].quant
+    assert quant is not None
+    share = QuantParams(np.full(channels, 1 / cells), np.zeros(channels), "int8", 3)
+    scale = (quant.scale * share.scale).astype(np.float32)
+    sums = QuantParams(scale, np.zeros(channels), "int32", 0)
+    ones = b.constant(np.ones((1, *win.kernel, channels), np.int8), f"{site.name}/ones", share)
+    stored = np.int64 if quant.dtype == "int16" else np.int32
+    zeros = b.constant(np.zeros(channels, stored), f"{site.name}/zeros", sums)
+    options = {
+        "padding": VALID, "strideH": win.strides[0], "strideW": win.strides[1], "depthMultiplier": 1,
+        "dilationHFactor": 1, "dilationWFactor": 1, "fusedActivationFunction": ACTIVATIONS[site.activation],
+    }  # fmt: skip
+    target = b.output()
+    shape = b.shape(target)
+    image = target if len(shape) == 4 else b.temporary(target, "image", (shape[0], 1, *shape[1:]))
+    b.operator("DEPTHWISE_CONV_2D", [source, ones, zeros], [image], options)
+    if image != target:
+        b.reshape(image, target)
 
 
 def _correction(site: Site, win: Window, included: bool) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
