@@ -31,9 +31,11 @@ def float_passes(target: Target, options: CompileOptions) -> list[Pass]:
             raise UsageError(f"{target.name} has no preset {options.preset!r}", remedy=f"it has: {known}")
         names = target.pipeline.presets[options.preset]
     passes = [make_pass(name) for name in names]
-    passes += [
-        p if isinstance(p, Pass) else make_pass(str(p)) for p in options.passes if not _writes(p, options)
-    ]
+    for given in options.passes:
+        if _writes(given, options):  # later; its options are read now, before the model is
+            quantized_passes(options.precision or "dynamic", planned=False, options=options)
+        else:
+            passes.append(given if isinstance(given, Pass) else make_pass(str(given)))
     later = {name for names in _PLANNED.values() for name in names}
     for name in options.skip_passes:
         if all(p.name != name for p in passes) and name not in later:

@@ -149,6 +149,12 @@ def test_a_pass_that_writes_the_precision_runs_once_with_the_users_options() -> 
     assert (step.dtype, step.block_size) == ("int4", 0)  # type: ignore[attr-defined]
 
 
+def test_its_options_are_read_before_the_model() -> None:
+    options = CompileOptions(precision="int4", passes=("quantize_weights:block_size=48",))
+    with pytest.raises(UsageError, match="no kernels for blocks of 48"):
+        float_passes(target("arm"), options)
+
+
 def test_a_plan_leaves_no_room_for_it() -> None:
     options = CompileOptions(precision="int4", random_data=True, passes=("quantize_weights:block_size=64",))
     with pytest.raises(UsageError, match="a plan says how weights are stored"):
