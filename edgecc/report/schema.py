@@ -75,6 +75,7 @@ class ArtifactFacts:
         operators: how many of each kind it has.
         inputs, outputs: with shape, layout, type and quantization.
         transposes, float_islands: what stands in the way of speed, with reasons.
+        conversions: operators inside the network that only turn one type of activations into another.
         fidelity: against the original; None where it was not verified.
         profile: on this machine; None where it was not measured.
         arena_bytes: RAM that TFLite Micro takes for tensors and its own structures; None for other runtimes.
@@ -90,6 +91,7 @@ class ArtifactFacts:
     outputs: tuple[Port, ...]
     transposes: tuple[Transpose, ...] = ()
     float_islands: tuple[Island, ...] = ()
+    conversions: int = 0
     fidelity: Fidelity | None = None
     profile: Profile | None = None
     arena_bytes: int | None = None
@@ -171,8 +173,8 @@ def artifact_facts(
 ) -> ArtifactFacts:
     """What the report says about an artifact.
 
-    `artifact.notes` may hold `operators` (counts by name), `transposes` (objects with value, bytes, reason)
-    and `float_islands` (objects with node, op_type, reason).
+    `artifact.notes` may hold `operators` (counts by name), `transposes` (objects with value, bytes, reason),
+    `float_islands` (objects with node, op_type, reason) and `conversions` (a count).
     """
     notes = artifact.notes
     return ArtifactFacts(
@@ -191,6 +193,7 @@ def artifact_facts(
             Island(str(i["node"]), str(i["op_type"]), str(i["reason"]))
             for i in notes.get("float_islands", ())
         ),
+        conversions=int(notes.get("conversions", 0)),
         fidelity=fidelity,
         profile=profile,
         arena_bytes=arena_bytes,

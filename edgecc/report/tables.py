@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from edgecc.fidelity import MAX_SQNR_DB, Fidelity
 from edgecc.profile import Profile
-from edgecc.report.schema import Report
+from edgecc.report.schema import Island, Report
 from edgecc.report.terminal import Table, clean, plain_lines
 
 if TYPE_CHECKING:
@@ -33,10 +34,9 @@ def report_tables(report: Report) -> list[Table | str]:
         items.extend(
             f"{artifact.label}: Transpose of {t.value} stays: {t.reason}" for t in artifact.transposes
         )
-        items.extend(
-            f"{artifact.label}: {i.op_type} {i.node} runs in float: {i.reason}"
-            for i in artifact.float_islands
-        )
+        items.extend(f"{artifact.label}: {text}" for text in islands(artifact.float_islands))
+        if artifact.float_islands and artifact.conversions:
+            items.append(f"{artifact.label}: {artifact.conversions} conversions between types of activations")
     for artifact in report.artifacts:
         if artifact.fidelity is not None:
             items.extend(
@@ -46,6 +46,23 @@ def report_tables(report: Report) -> list[Table | str]:
     if report.failure:
         items.append(f"failed: {report.failure}")
     return items
+
+
+def islands(found: Iterable[Island]) -> list[str]:
+    """What runs in float and why: a line a node, one for all alike where there are many."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for island in found:
+        groups.setdefault((island.op_type, island.reason), []).append(island.node)
+    lines = []
+    for (op_type, reason), nodes in groups.items():
+        if len(nodes) <= _MANY:
+            lines += [f"{op_type} {node} runs in float: {reason}" for node in nodes]
+        else:
+            lines.append(f"{len(nodes)} {op_type} ({nodes[0]} and others) run in float: {reason}")
+    return lines
+
+
+_MANY = 3  # islands of one kind that get a line each
 
 
 def before_after(report: Report) -> Table:
