@@ -12,6 +12,7 @@ from edgecc import ir
 from edgecc.analysis.sites import fused_activation
 from edgecc.passes import _pairs as pairs
 from edgecc.passes import _rewrite as rw
+from edgecc.passes._biased import fuse_bias
 from edgecc.passes._pairs import Stored
 from edgecc.pipeline import Pass, PassContext, PassResult
 from edgecc.quant.rules import FUSED_ACTIVATIONS, clip_limits
@@ -33,7 +34,7 @@ class SettleQDQ(Pass):
     Weights: a constant's QuantizeLinear is computed, Transpose and Reshape behind a DequantizeLinear go before it.
     Operators that only move numbers (Reshape, MaxPool, ...) work on what they are given, so they commute with a
     quantization: those on stored integers get real ones, those with a pair on one side get it on the other. A clamp
-    that a saturating QuantizeLinear makes anyhow falls away.
+    that a saturating QuantizeLinear makes anyhow falls away. MatMul with stored weights and a bias behind becomes Gemm.
     """
 
     name: ClassVar[str] = "settle_qdq"
@@ -44,7 +45,7 @@ class SettleQDQ(Pass):
         graph = model.graph
         if not any(rw.is_op(node, *pairs.CONVERSIONS) for node in graph):
             return tally.result()
-        for step in (_constant, _moved_weight, _integers, _repeated, _clamp, _bound):
+        for step in (_constant, _moved_weight, _integers, _repeated, _clamp, _bound, fuse_bias):
             for node in tuple(graph):
                 if node.graph is graph:
                     tally.rewritten += step(graph, node)

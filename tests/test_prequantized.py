@@ -142,6 +142,7 @@ def test_dynamic_quantization(quantize: Make, stem: str, per_channel: bool, weig
 # ---- patterns of other tools -----------------------------------------------------------------------------------
 
 CONSTANTS: dict[str, Array] = {
+    "mat": (40 * seeded(6, 6)).astype(np.int8), "six": seeded(6),
     "fine": np.array(0.008, np.float32),
     "s": np.array(0.05, np.float32), "t": np.array(0.03, np.float32), "u": np.array(0.11, np.float32),
     "z": np.array(-3, np.int8), "zz": np.array(-128, np.int8), "uz": np.array(125, np.uint8),
@@ -203,6 +204,10 @@ PATTERNS: dict[str, tuple[str, float, dict[str, int]]] = {
     "transposed weights": (
         f"{X} r = Reshape(d, flat) f = DequantizeLinear(fc, fcs) v = Transpose<perm=[1,0]>(f) c = MatMul(r, v) {Y}",
         1, {"FULLY_CONNECTED": 1, "TRANSPOSE": 0},
+    ),
+    "bias behind a product": (
+        f"{X} v = DequantizeLinear(mat, one) r = MatMul(d, v) c = Add(r, six) {Y}",
+        1, {"FULLY_CONNECTED": 1, "ADD": 0, "QUANTIZE": 1, "DEQUANTIZE": 1},
     ),
     "no pair before a pool": (
         f"{X} {W} r = Conv(d, w) c = MaxPool<kernel_shape=[2,2]>(r) {Y}", 1, {"CONV_2D": 1, "DEQUANTIZE": 1}

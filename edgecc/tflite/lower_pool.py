@@ -103,7 +103,8 @@ def _weighted_mean(site: Site, b: Builder, win: Window, included: bool) -> None:
     """A DEPTHWISE_CONV_2D with weights 1/n, as AVERAGE_POOL_2D has no scale for its result."""
     if not (_correction(site, win, included) == 1).all():
         raise NeedsFloat
-    source = explicit_padding(b, _image(site, b), win)
+    source = _image(site, b)
+    source = explicit_padding(b, source, win) if any((*win.before, *win.after)) else source
     channels, cells = b.shape(source)[3], win.kernel[0] * win.kernel[1]
     quant = b.graph.tensors[source].quant
     assert quant is not None
