@@ -87,7 +87,7 @@ def quantized(params: QuantParams, weights: ir.Array) -> ir.Array:
     if params.dtype != "int4" or params.axis is None:
         return stored(params, params.quantize(weights))
     scale, _ = params.aligned(weights.shape)
-    units = np.asarray(weights / scale, np.float32)
+    units = np.asarray(weights, np.float32) / scale.astype(np.float32)
     size, axis = params.block_size, params.axis
     if size:
         cut = (*units.shape[:axis], units.shape[axis] // size, size, *units.shape[axis + 1 :])
