@@ -28,8 +28,9 @@ class BatchFirst(Pass):
     """Rewrites values whose batch is free and not their first axis: (sequence, batch, width), (3, batch, heads, ...).
 
     Such a value becomes (batch, ...) of what it is for one sample; an axis that the batch shares, as in
-    (sequence, batch * heads, width), stays for the rest. Every runtime then sees a batch that it can leave free,
-    and the Transposes that only moved it are gone. Nothing happens where an operator concerned mixes samples.
+    (sequence, batch * heads, width), stays for the rest, also where it is in front already if no operator minds. Every
+    runtime then sees a batch that it can leave free, and the Transposes that only moved it are gone. Nothing happens
+    where an operator concerned mixes samples.
     """
 
     name: ClassVar[str] = "batch_first"
@@ -38,29 +39,37 @@ class BatchFirst(Pass):
         """Rewrites `model` in place."""
         tally = rw.Tally()
         found = batch_axes(model.graph)
-        concerned = [n for n in model.graph if any(_moved(v, found) for v in (*n.inputs, *n.outputs))]
-        if not concerned:
-            return tally.result()
-        for node in concerned:
-            reason = _objection(node, found)
-            if reason is not None:
+        for apart in (True, False):
+            concerned = [
+                n for n in model.graph if any(_moved(v, found, apart) for v in (*n.inputs, *n.outputs))
+            ]
+            reasons = [(node, reason) for node in concerned if (reason := _objection(node, found, apart))]
+            if concerned and not reasons:
+                mover = _Mover(model.graph, found, apart)
+                for node in concerned:
+                    mover.rewrite(node)
+                    tally.rewritten += 1
+                rw.remove_unused(model)
+                break
+        else:
+            for node, reason in reasons:
                 tally.refuse(node, reason)
-        if not tally.result().refused:
-            mover = _Mover(model.graph, found)
-            for node in concerned:
-                mover.rewrite(node)
-                tally.rewritten += 1
-            rw.remove_unused(model)
         return tally.result()
 
 
-def _moved(value: ir.Value | None, found: Samples) -> bool:
-    """Whether the batch is somewhere else than in front."""
+_MOST_AXES = 6  # that every kernel takes which moves data
+
+
+def _moved(value: ir.Value | None, found: Samples, apart: bool) -> bool:
+    """Whether the batch is somewhere else than in front, or (`apart`) joined with other axes there."""
     sample = found.get(value) if value is not None else None
-    return sample is not None and sample.batch is not None and not sample.batch.leads
+    if value is None or sample is None or sample.batch is None:
+        return False
+    apart = apart and not value.is_graph_output()
+    return not sample.batch.leads or (apart and not sample.batch.alone)
 
 
-def _objection(node: ir.Node, found: Samples) -> str | None:
+def _objection(node: ir.Node, found: Samples, apart: bool) -> str | None:
     if node.op_type not in _RULES or node.domain not in rw.MAIN_DOMAINS:
         return "it works only where the batch is the first axis"
     for value in (*node.inputs, *node.outputs):
@@ -68,7 +77,11 @@ def _objection(node: ir.Node, found: Samples) -> str | None:
             return f"the batch is not to be found in {value.name}"
     if any(found[out].batch is None for out in node.outputs if out.name):
         return "its result does not have the batch"
-    if any(_moved(out, found) and out.is_graph_output() for out in node.outputs):
+    if any(len(_size(found[out])) > _MOST_AXES for out in node.outputs if not found[out].batch.alone):  # type: ignore[union-attr]
+        return (
+            f"the batch apart from what it is joined with, its result would have more than {_MOST_AXES} axes"
+        )
+    if any(_moved(out, found, apart) and out.is_graph_output() for out in node.outputs):
         return "the network returns its result with the batch elsewhere than in front"
     if node.op_type == "Gemm" and (ir.attribute(node, "alpha", 1.0), ir.attribute(node, "beta", 1.0)) != (
         1.0,
@@ -95,8 +108,8 @@ def _place(batch: Batch, axis: int) -> int:
 class _Mover:
     """Makes batch-first forms beside the values; whoever reads none of these is left as it is."""
 
-    def __init__(self, graph: ir.Graph, found: Samples) -> None:
-        self.graph, self.found = graph, found
+    def __init__(self, graph: ir.Graph, found: Samples, apart: bool) -> None:
+        self.graph, self.found, self.apart = graph, found, apart
         self.forms: dict[ir.Value, ir.Value] = {}
         first = next(v for v in graph.inputs if (s := found.get(v)) is not None and s.batch is not None)
         assert first.shape is not None
@@ -110,7 +123,7 @@ class _Mover:
         for out, form in zip(node.outputs, made, strict=True):
             sample = self.found[out]
             assert sample.batch is not None
-            if not sample.batch.leads:
+            if _moved(out, self.found, self.apart):
                 self.forms[out] = form
                 continue
             if not sample.batch.alone:

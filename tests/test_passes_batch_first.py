@@ -110,6 +110,26 @@ def test_it_says_why_not(parse: Any, rewrite: Any, body: str, reason: str) -> No
     assert reason in result.reasons
 
 
+def test_a_batch_joined_with_an_axis_behind_it_comes_apart(
+    parse: Any, rewrite: Any, assert_same_answers: Any
+) -> None:
+    """Windows: (N * 2, 4, 8) becomes (N, 2, 4, 8), unless an operator such as a convolution wants them joined."""
+    used = {
+        "joined": np.array([-1, 4, 5]),
+        "apart": np.array([-1, 5, 8]),
+        "k": np.ones((3, 4, 1), np.float32),
+    }
+    text = "g (float[N,5,8] x) => (float[] y) {{ r = Reshape(x, joined) {} y = Reshape(s, apart) }}"
+    original = parse(text.format("s = Softmax(r)"), 21, {n: used[n] for n in ("joined", "apart")})
+    result = rewrite(original, BatchFirst())
+    softmax = next(node for node in result.model.graph if node.op_type == "Softmax")
+    assert ir.dims(softmax.outputs[0]) == (None, 2, 4, 5)
+    assert_same_answers(original, result.model, batch=3)
+    kept = parse(text.format("c = Conv(r, k) s = Concat<axis=1>(c, r)").replace("apart)", "flat)"), 21,
+                 {**{n: used[n] for n in ("joined", "k")}, "flat": np.array([-1, 70])})  # fmt: skip
+    assert rewrite(kept, BatchFirst()).counts == [0]
+
+
 def test_nothing_to_do_where_the_batch_is_fixed(parse: Any, rewrite: Any) -> None:
     body = f"{TURN} u = Relu(t) {BACK}"
     assert rewrite(_parse(parse, body, "float[2,5,8] x) => (float[] y"), BatchFirst()).counts == [0]

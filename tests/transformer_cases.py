@@ -163,6 +163,24 @@ def sequence_first() -> onnx.ModelProto:
     return n.model(n.norm(n("Add", "x", n.t(out, 1, 0, 2))))
 
 
+def dynamo() -> onnx.ModelProto:
+    """scaled_dot_product_attention of PyTorch's newer exporter: slices, both factors scaled, keys by three axes."""
+    n = Net(x=("N", T, D))
+    qkv = n.t(n("Reshape", n.linear("x", D, 3 * D), n.sizes("x", T, 3, H, K)), 2, 0, 3, 1, 4)
+    parts = [n("Slice", qkv, n.c([i]), n.c([i + 1]), n.c([0])) for i in range(3)]
+    q, k, v = (n("Squeeze", part, n.c([0])) for part in parts)
+    shape = n("Shape", k)
+    last, rows, lead = (
+        n("Slice", shape, n.c([a]), n.c([b])) for a, b in ((-1, 2**40), (-2, -1), (-(2**40), -2))
+    )
+    k = n.t(n("Reshape", k, n("Concat", n.c([-1]), rows, last, axis=0)), 0, 2, 1)
+    k = n("Reshape", k, n("Concat", lead, last, rows, axis=0))
+    root = n.f(K**-0.25)
+    weights = n("Softmax", n("MatMul", n("Mul", q, root), n("Mul", k, root)), axis=-1)
+    back = n.t(n("MatMul", weights, v), 0, 2, 1, 3)
+    return n.model(n.linear(n("Reshape", back, n.sizes("x", T, D))))
+
+
 def swin() -> onnx.ModelProto:
     """Windows by reshapes to six axes, a cyclic shift by slices, a mask a window, patch merging."""
     n = Net(image=("N", 3, 32, 32))
@@ -361,8 +379,8 @@ def operators() -> onnx.ModelProto:
 
 # network -> most TRANSPOSE operators of its float file
 TRANSFORMERS: Mapping[Callable[[], onnx.ModelProto], int] = {
-    bert: 8, vit: 4, sequence_first: 4, swin: 7, gpt: 4, llama: 6, convnext: 0, mobilevit: 10, detr: 4, conformer: 4,
-    linear_attention: 5, einsum: 4, operators: 8,
+    bert: 8, vit: 4, sequence_first: 4, dynamo: 2, swin: 4, gpt: 4, llama: 6, convnext: 0, mobilevit: 10, detr: 4,
+    conformer: 4, linear_attention: 5, einsum: 4, operators: 4,
 }  # fmt: skip
 
 

@@ -82,6 +82,7 @@ AXIS = frozenset(
     {"Concat", "Softmax", "LogSoftmax", "Split", "Slice", "Pad", "Gather", "Tile", "LayerNormalization",
      "RMSNormalization"}
 )  # fmt: skip
+PARTS = frozenset({"Split", "Slice"})  # what takes parts of a value
 RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 LAST_AXIS = frozenset({"Softmax", "LogSoftmax"})
 REDUCE = frozenset(
@@ -246,7 +247,7 @@ def _carried(
             return None
         if any(o is not None and o.array is None for o in site.inputs[1:]) and kind != "Concat":
             return None
-        if behind_transpose(graph, site, first):
+        if better_once(graph, site, computed[0], first):
             return None
         return [first] * len(results)
     if kind in REDUCE and (
@@ -268,15 +269,19 @@ def _carried(
     return None
 
 
-def behind_transpose(graph: SiteGraph, site: Site, pair: Pair) -> bool:
-    """Whether all parts of a Split go where ONNX's own order is needed, which neither of its two is.
+def better_once(graph: SiteGraph, site: Site, value: ir.Value, pair: Pair) -> bool:
+    """Whether several parts of `value` go where ONNX's own order is needed, which neither of its two is.
 
-    Its operand is then transposed once instead of every part.
+    It is then transposed once instead of every part.
     """
     rank = len(pair[0]) if isinstance(pair[0], tuple) else 0
-    if site.op_type != "Split" or tuple(range(rank)) in pair or len(site.outputs) < 2:
+    if site.op_type not in PARTS or tuple(range(rank)) in pair:
         return False
-    readers = [r for out in site.outputs for r in graph.readers.get(out.value, ())]
+    takers = graph.readers.get(value, ())
+    parts = [out.value for taker in takers for out in taker.outputs]
+    if any(taker.op_type not in PARTS for taker in takers) or len(parts) < 2:
+        return False
+    readers = [r for part in parts for r in graph.readers.get(part, ())]
     return all(r.op_type in RESHAPES or r.op_type == "MatMul" for r in readers)
 
 
