@@ -221,6 +221,21 @@ def test_integer_operators(old_runtime: OldRuntime) -> None:
     compare(old_runtime, runs, lambda wanted, port: 3.01 * (port.scale or 0))
 
 
+def test_int16_operators(old_runtime: OldRuntime) -> None:
+    """Neither has other kernels for int16 than the plain ones: at most a rounding differs (FULLY_CONNECTED)."""
+    runs = {}
+    for sandwiched, cases in ((False, test_lower_int8.ONE), (True, test_lower_int8.MOVING)):
+        for c in cases:
+            made = model(c, sandwiched=sandwiched)
+            graph, _ = quantized(made, precision="int16x8")
+            artifact = lower(graph, precision="int16x8", target="arm", io_dtype="int16")
+            assert not artifact.notes["not_in_tflite_runtime_2_14"], str(c)
+            runs[str(c)] = (artifact, feed(made))
+    compare(
+        old_runtime, runs, lambda wanted, port: 1e-5 * max(float(np.max(np.abs(wanted), initial=0)), 1e-3)
+    )
+
+
 def compare(
     old_runtime: OldRuntime, runs: dict[str, tuple[Artifact, dict[str, Array]]], limit: object
 ) -> None:
