@@ -101,7 +101,7 @@ class _Compilation:
     def __init__(self, model: Any, options: CompileOptions, progress: Callable[[str], None]) -> None:
         self.options, self.progress = options, progress
         self.seconds: dict[str, float] = {}
-        self.arenas: Mapping[str, int | None] = {}
+        self.arenas: dict[str, int | None] = {}
         self.warnings: list[str] = []
         self.log = PipelineLog()
         self.target: Target = find_target(options.target)
@@ -138,7 +138,10 @@ class _Compilation:
         for form in self.formats:
             with self._stage(f"lower to {form}"):
                 artifacts[form] = self._lower(floats, plan, form)
-            self.warnings += [f"{self._file(form)}: {text}" for text in artifacts[form].notes.get("remarks", ())]
+                ir.forget_pages(floats)
+            self.warnings += [
+                f"{self._file(form)}: {text}" for text in artifacts[form].notes.get("remarks", ())
+            ]
         fidelities = self._verify(artifacts)
         profiles, before = self._profile(artifacts)
         failure = verdict(
@@ -223,19 +226,26 @@ class _Compilation:
     def _verify(self, artifacts: Mapping[str, Artifact]) -> dict[str, Fidelity]:
         if self.options.no_verify:
             return {}
-        from edgecc.runtime.ort import OrtRunner
+        from edgecc.turns import Recorded, reference_runner
         from edgecc.verify import class_outputs, compare_all, compare_layers, open_candidate, weigh_rounding
 
         threads = self.options.threads or 1  # the networks run side by side
         with self._stage("verify"):
             # As it is written: the runtime's own integer kernels may saturate (x86 without VNNI).
-            reference = OrtRunner.from_model(self.original, threads=threads, optimize=not self.kept)
-            runners = {f: open_candidate(a, like=reference, threads=threads) for f, a in artifacts.items()}
-            self.arenas = {f: getattr(runner, "arena_bytes", None) for f, runner in runners.items()}
+            reference = reference_runner(
+                self.original, self.eval_data, threads=threads, optimize=not self.kept
+            )
             classes = class_outputs(self.original)
+            compared: dict[str, Fidelity] = {}
+            alone = [{form: artifact} for form, artifact in artifacts.items()]
+            for group in alone if isinstance(reference, Recorded) else [artifacts]:
+                runners = {f: open_candidate(a, like=reference, threads=threads) for f, a in group.items()}
+                self.arenas |= {f: getattr(runner, "arena_bytes", None) for f, runner in runners.items()}
+                compared |= compare_all(reference, runners, self.eval_data, classes=classes)
+                del runners
             found = {
                 form: weigh_rounding(f, self.precision, self.original, self.eval_data, threads=threads)
-                for form, f in compare_all(reference, runners, self.eval_data, classes=classes).items()
+                for form, f in compared.items()
             }
             if self.options.debug_quant:
                 for form, artifact in artifacts.items():

@@ -7,6 +7,7 @@ arithmetic on symbolic dimensions) unloaded until it is used. See docs/adr/0001-
 from __future__ import annotations
 
 import importlib
+import mmap
 import sys
 import weakref
 from types import ModuleType
@@ -87,6 +88,7 @@ __all__ = [
     "consumers",
     "convenience",
     "dims",
+    "forget_pages",
     "fresh_name",
     "is_static",
     "label",
@@ -95,6 +97,7 @@ __all__ = [
     "serde",
     "single_consumer",
     "static_dims",
+    "weight_bytes",
 ]
 
 
@@ -198,6 +201,25 @@ def add_initializer(graph: Graph, array: Array, name: str) -> Value:
     value = Value(name=name, shape=Shape(array.shape), type=TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def weight_bytes(model: Model) -> int:
+    """Of all constants of the graph."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def forget_pages(model: Model) -> None:
+    """Gives the memory back in which external data was read; what is read again comes from the file again."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if (
+                isinstance(tensor, ExternalTensor)
+                and tensor.raw is not None
+                and hasattr(mmap, "MADV_DONTNEED")
+            ):
+                tensor.raw.madvise(mmap.MADV_DONTNEED)
 
 
 def replace(old: Iterable[Node], new: Iterable[Node], outputs: dict[Value, Value]) -> None:

@@ -190,7 +190,7 @@ def verify(
     """
     from edgecc.calibration.dataset import input_specs, open_dataset, random_samples
     from edgecc.importer import load
-    from edgecc.runtime.ort import OrtRunner
+    from edgecc.turns import reference_runner
 
     model = original if isinstance(original, ir.Model) else load(original, input_shape=input_shape)
     if data is None:
@@ -198,7 +198,7 @@ def verify(
     else:
         dataset = open_dataset(data, input_specs(model), labels=labels, mean=mean, std=std)
     threads = threads or 1  # the two run side by side
-    reference = OrtRunner.from_model(model, threads=threads)
+    reference = reference_runner(model, dataset, threads=threads)
     candidate = open_candidate(compiled, like=reference, threads=threads)
     found = class_outputs(model) if classes is None else classes
     fidelity = compare(reference, candidate, dataset, classes=found, progress=progress)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 # into one message, so the 2 GB limit of protobuf does not apply. (onnx too keeps smaller ones in the file.)
 _BESIDE_BYTES = 1024
 
+# From this many bytes of weights on they are not held twice, though kernels read rearranged copies faster: no
+# prepacking, and not the blocked layout of convolutions, which the highest level of optimisation chooses.
+LARGE_BYTES = 1 << 28
+
 # ONNX Runtime's names of element types, and numpy's.
 _NUMPY_NAMES = {
     "float": "float32",
@@ -42,6 +46,7 @@ class _Serialized:
     data: bytes
     beside: Mapping[str, Array]
     folder: str | None
+    large: bool = False
 
 
 class OrtRunner:
@@ -91,6 +96,10 @@ class OrtRunner:
             values = [ort.OrtValue.ortvalue_from_numpy(array) for array in beside.values()]
             if beside:
                 options.add_external_initializers(list(beside), values)
+            if model.large:
+                options.add_session_config_entry("session.disable_prepacking", "1")
+            if model.large and optimize:
+                options.graph_optimization_level = level.ORT_ENABLE_EXTENDED
             if model.folder is not None:
                 options.add_session_config_entry(FOLDER_KEY, model.folder)
             model = model.data
@@ -264,7 +273,8 @@ def _serialize(model: ir.Model, extra_outputs: Sequence[str]) -> _Serialized:
         value.const_value = ir.ExternalTensor(
             "beside", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
         )
-    return _Serialized(ir.serde.serialize_model(copy).SerializeToString(), beside, folder)
+    large = ir.weight_bytes(copy) >= LARGE_BYTES
+    return _Serialized(ir.serde.serialize_model(copy).SerializeToString(), beside, folder, large)
 
 
 def _add_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
