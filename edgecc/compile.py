@@ -13,6 +13,7 @@ from edgecc import ir, modelfile, output, resolve
 from edgecc.artifact import Artifact
 from edgecc.errors import EdgeccError
 from edgecc.importer import load
+from edgecc.onnxfile import serialize
 from edgecc.options import CompileOptions, make_options
 from edgecc.pipeline import PassContext, Pipeline, PipelineLog
 from edgecc.presets import float_passes, keeping_passes, planned_passes, quantized_passes, unquantizing_passes
@@ -138,7 +139,7 @@ class _Compilation:
         for form in self.formats:
             with self._stage(f"lower to {form}"):
                 artifacts[form] = self._lower(floats, plan, form)
-                ir.forget_pages(floats)
+                ir.forget_pages(self.original)
             self.warnings += [
                 f"{self._file(form)}: {text}" for text in artifacts[form].notes.get("remarks", ())
             ]
@@ -284,8 +285,7 @@ class _Compilation:
         """What is timed beside the artifacts: the file itself where its shapes are what was compiled."""
         if self.file is not None and not self.options.input_shape:
             return self.file
-        data = ir.serde.serialize_model(self.original).SerializeToString(deterministic=True)
-        return Artifact(data, "onnx", "fp32", "original", (), ())
+        return Artifact(serialize(self.original), "onnx", "fp32", "original", (), ())
 
     def _report(
         self,

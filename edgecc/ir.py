@@ -63,7 +63,7 @@ from onnx_ir import (  # noqa: E402
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 __all__ = [
     "Array",
@@ -83,6 +83,7 @@ __all__ = [
     "Value",
     "add_initializer",
     "attribute",
+    "byte_pieces",
     "can_bypass",
     "constant",
     "consumers",
@@ -163,6 +164,7 @@ def single_consumer(value: Value) -> Node | None:
 _NAMES = "edgecc.names"
 # Constants up to this size are made contiguous, which is faster; larger ones may be views, such as a transpose.
 _SMALL_BYTES = 1 << 20
+_CHUNK = 1 << 24
 
 
 def _names(graph: Graph) -> set[str | None]:
@@ -220,6 +222,20 @@ def forget_pages(model: Model) -> None:
                 and hasattr(mmap, "MADV_DONTNEED")
             ):
                 tensor.raw.madvise(mmap.MADV_DONTNEED)
+
+
+def byte_pieces(data: Array) -> Iterator[memoryview]:
+    """The bytes of an array in order; one that is not contiguous is made so a piece at a time."""
+    if data.flags.c_contiguous or data.nbytes <= _CHUNK:
+        yield np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+        return
+    rows = max(1, _CHUNK * len(data) // data.nbytes)
+    for start in range(0, len(data), rows):
+        part = data[start : start + rows]
+        if rows == 1 and part.ndim > 1:
+            yield from byte_pieces(part[0])
+        else:
+            yield np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
 
 
 def replace(old: Iterable[Node], new: Iterable[Node], outputs: dict[Value, Value]) -> None:

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgecc import ir
 from edgecc.errors import ModelError
+from edgecc.onnxfile import serialize
 
 # A protobuf message cannot be longer (protobuf's encoding guide, "size limits").
 _PROTOBUF_LIMIT = 2**31 - 1
@@ -62,11 +63,7 @@ def identity(source: Path | str | bytes | onnx.ModelProto | ir.Model, model: ir.
         model: as it was read.
     """
     if not isinstance(source, (str, Path)):
-        data = (
-            source
-            if isinstance(source, bytes)
-            else ir.serde.serialize_model(model).SerializeToString(deterministic=True)
-        )
+        data = source if isinstance(source, bytes) else serialize(model)
         return hashlib.sha256(data).hexdigest(), len(data)
     tensors = [v.const_value for graph in model.graphs() for v in graph.initializers.values()]
     beside = {Path(t.path) for t in tensors if isinstance(t, ir.ExternalTensor)}

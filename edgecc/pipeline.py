@@ -138,7 +138,7 @@ class Pipeline:
                     reference = _answers(original, feeds)
                     ir.forget_pages(original)
                 error = self._error(step, model, original, feeds, reference, log)
-                ir.forget_pages(model)
+                ir.forget_pages(original)
             elif result.rewritten and not step.exact:  # what follows is compared with the approximate network
                 original, reference = model.clone(), None
             log.records.append(

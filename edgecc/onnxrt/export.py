@@ -11,6 +11,7 @@ import numpy as np
 from edgecc import ir
 from edgecc.artifact import Artifact, Port
 from edgecc.errors import UnsupportedError
+from edgecc.onnxfile import serialize
 from edgecc.onnxrt.readback import read_back
 from edgecc.onnxrt.weights import place_weights
 from edgecc.quant import rules
@@ -52,7 +53,7 @@ def export(model: ir.Model, *, precision: str, target: Target | str) -> Artifact
             rewrite(copy.graph, node)
     _strip(copy)
     _check_size(copy)
-    data = ir.serde.serialize_model(copy).SerializeToString(deterministic=True)
+    data = serialize(copy)
     return Artifact(
         data,
         "onnx",

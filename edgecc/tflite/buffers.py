@@ -9,16 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-
-from edgecc.ir import Array
+from edgecc.ir import Array, byte_pieces
 
 _ALIGNMENT = 16  # `force_align: 16` of `Buffer.data`, so that the runtime maps constants in place
 # A vector's length before its elements, and an offset from its own place forward.
 _LENGTH = struct.Struct("<I")
-_CHUNK = 1 << 24
 
 
 class Buffers:
@@ -61,7 +58,7 @@ class Buffers:
         file.write(head)
         for start, data in zip(starts, self.contents, strict=True):
             file.write(bytes(start - _LENGTH.size - file.tell()) + _LENGTH.pack(data.nbytes))
-            for piece in _pieces(data):
+            for piece in byte_pieces(data):
                 file.write(piece)
         return file.getvalue()
 
@@ -71,20 +68,6 @@ def _digest(data: Array) -> bytes:
     if data.nbytes <= 64:
         return data.tobytes()
     found = hashlib.sha256()
-    for piece in _pieces(data):
+    for piece in byte_pieces(data):
         found.update(piece)
     return found.digest() + data.nbytes.to_bytes(8, "little")
-
-
-def _pieces(data: Array) -> Iterator[memoryview]:
-    """The bytes of an array in order; one that is not contiguous is made so a piece at a time."""
-    if data.flags.c_contiguous or data.nbytes <= _CHUNK:
-        yield np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
-        return
-    rows = max(1, _CHUNK * len(data) // data.nbytes)
-    for start in range(0, len(data), rows):
-        part = data[start : start + rows]
-        if rows == 1 and part.ndim > 1:
-            yield from _pieces(part[0])
-        else:
-            yield np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
