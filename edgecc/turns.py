@@ -25,19 +25,25 @@ class Recorded:
         self.inputs: tuple[TensorSpec, ...] = runner.inputs
         self.outputs: tuple[TensorSpec, ...] = runner.outputs
         self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - ends with this object
+        self._texts: list[Array] = []  # strings, which are objects to numpy, stay in memory
         self._samples = 0
         for feeds in dataset:
             answers = runner.run(feeds)
             for spec in self.outputs:
-                # Strings are objects to numpy; nobody else can write this file.
-                np.save(self._file, answers[spec.name], allow_pickle=True)
+                if answers[spec.name].dtype == object:
+                    self._texts.append(answers[spec.name])
+                else:
+                    np.save(self._file, answers[spec.name], allow_pickle=False)
             self._samples += 1
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
-        place = 0
+        place, texts = 0, iter(self._texts)
         for _ in range(self._samples):
             self._file.seek(place)
-            yield {spec.name: np.load(self._file, allow_pickle=True) for spec in self.outputs}
+            yield {
+                spec.name: next(texts) if spec.dtype == "object" else np.load(self._file, allow_pickle=False)
+                for spec in self.outputs
+            }
             place = self._file.tell()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
