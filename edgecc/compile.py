@@ -16,7 +16,7 @@ from edgecc.importer import load
 from edgecc.onnxfile import serialize
 from edgecc.options import CompileOptions, make_options
 from edgecc.pipeline import PassContext, Pipeline, PipelineLog
-from edgecc.presets import float_passes, keeping_passes, planned_passes, quantized_passes, unquantizing_passes
+from edgecc.presets import float_passes, keeping_passes, planned_passes, planning_passes, quantized_passes, unquantizing_passes
 from edgecc.quant import carried
 from edgecc.target import Target
 from edgecc.target import target as find_target
@@ -131,9 +131,13 @@ class _Compilation:
             if self.carried is not None and not self.kept:  # from here on, that is the original
                 self.original = self._run(Pipeline(unquantizing_passes()), self.original)
             floats = self._run(self.passes, self.original)
+        fresh = self.data is not None and self.given_plan is None and not self.kept
+        if fresh and resolve.calibrated(self.options, self.precision):
+            with self._stage("equalize"):
+                floats = self._run(Pipeline(planning_passes(self.precision, self.options)), floats)
         plan = self._plan(floats)
-        if plan is not None and self.data is not None:
-            with self._stage("weights"):
+        if plan is not None and fresh:
+            with self._stage("round weights"):
                 floats = self._run(Pipeline(planned_passes(self.precision, self.options)), floats, plan)
         artifacts: dict[str, Artifact] = {}
         for form in self.formats:

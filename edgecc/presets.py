@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from edgecc import registry, resolve
@@ -36,7 +37,7 @@ def float_passes(target: Target, options: CompileOptions) -> list[Pass]:
             quantized_passes(options.precision or "dynamic", planned=False, options=options)
         else:
             passes.append(given if isinstance(given, Pass) else make_pass(str(given)))
-    later = {name for names in _PLANNED.values() for name in names}
+    later = {name for names in (*_PLANNING.values(), *_PLANNED.values()) for name in names}
     for name in options.skip_passes:
         if all(p.name != name for p in passes) and name not in later:
             raise UsageError(
@@ -61,14 +62,25 @@ def keeping_passes(form: str) -> list[Pass]:
     return [make_pass("fuse_dynamic_quantization"), make_pass("settle_qdq")] if form == "tflite" else []
 
 
-# precision -> the passes on the float network once there is a plan, for all formats.
+# precision -> the passes on the float network with calibration data, before there is a plan and after, for all
+# formats. int16 activations have steps enough for unequal channels.
+_PLANNING = dict.fromkeys(("int8", "int4", "mixed"), ("equalize",))
 _PLANNED = dict.fromkeys(("int8", "int16x8", "int4", "mixed"), ("round_weights",))
+
+
+def planning_passes(precision: str, options: CompileOptions) -> list[Pass]:
+    """The passes with calibration data before planning; `--pass` of one sets its options."""
+    return _set(_PLANNING.get(precision, ()), options)
 
 
 def planned_passes(precision: str, options: CompileOptions) -> list[Pass]:
     """The passes between planning and writing the plan into the graph; `--pass` of one sets its options."""
+    return _set(_PLANNED.get(precision, ()), options)
+
+
+def _set(names: Sequence[str], options: CompileOptions) -> list[Pass]:
     found: list[Pass] = []
-    for name in _PLANNED.get(precision, ()):
+    for name in names:
         given = [p for p in options.passes if _name(p) == name]
         found += [p if isinstance(p, Pass) else make_pass(str(p)) for p in given] or [make_pass(name)]
     return [p for p in found if p.name not in options.skip_passes]
@@ -110,7 +122,10 @@ def _writes(given: Pass | str, options: CompileOptions) -> bool:
     planned = options.data is not None or options.plan is not None or options.random_data
     precision = options.precision or ("int8" if planned else "dynamic")
     name = _name(given)
-    if resolve.calibrated(options, precision) and name in _PLANNED.get(precision, ()):
+    if resolve.calibrated(options, precision) and name in (
+        *_PLANNING.get(precision, ()),
+        *_PLANNED.get(precision, ()),
+    ):
         return True
     if name != _AFTER.get(precision, "").partition(":")[0]:
         return False
