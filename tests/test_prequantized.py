@@ -322,6 +322,16 @@ def test_integers_that_are_searched() -> None:
 # ---- compile ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("form", ["QDQ", "QOperator", "dynamic"])
+def test_the_cost_of_a_quantized_network_is_that_of_the_float_one(quantize: Make, form: str) -> None:
+    from edgecc.analysis.cost import total_macs, total_parameters
+
+    original = load(MODELS / "digits_cnn.onnx")
+    stored = load(quantize("digits_cnn", form, False, "QUInt8", "QInt8"))
+    assert total_macs(stored) == total_macs(original)
+    assert 0.9 < total_parameters(stored) / total_parameters(original) < 1.1
+
+
 def test_compile_keeps_what_it_finds(quantize: Make, tmp_path: Path) -> None:
     path = quantize("digits_cnn", "QDQ", True, "QInt8", "QInt8")
     result = edgecc.compile(path, no_profile=True, output=tmp_path / "o")

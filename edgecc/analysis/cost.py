@@ -39,7 +39,7 @@ def total_macs(model: ir.Model) -> int:
 
 def total_parameters(model: ir.Model) -> int:
     """Elements of all floating-point constants that a node reads, each once."""
-    seen = {v for node in model.graph for v in node.inputs if v is not None}
+    seen = {_stored(v) for node in model.graph for v in node.inputs if v is not None}
     return sum(_constants(v) for v in seen)
 
 
@@ -88,28 +88,41 @@ def _is_real(value: ir.Value) -> bool:
 
 
 def _constants(value: ir.Value | None) -> int:
-    if (
-        value is None
-        or value.const_value is None
-        or value.dtype is None
-        or not value.dtype.is_floating_point()
-    ):
+    """Elements of a constant: real numbers, or weights that are stored in integers (of at most 8 bits, in rows)."""
+    value = _stored(value)
+    if value is None or value.const_value is None or value.dtype is None:
         return 0
-    return int(prod(ir.static_dims(value)))
+    shape = ir.static_dims(value)
+    stored = value.dtype.itemsize <= 1 and len(shape) > 1 and value.dtype != ir.DataType.BOOL
+    return int(prod(shape)) if value.dtype.is_floating_point() or stored else 0
+
+
+def _stored(value: ir.Value | None) -> ir.Value | None:
+    """What a DequantizeLinear makes `value` of, if one does."""
+    maker = None if value is None else value.producer()
+    return maker.inputs[0] if maker is not None and maker.op_type == "DequantizeLinear" else value
+
+
+# Operator on stored integers -> what it computes, and the position of its weights.
+_STORED = {
+    "QLinearConv": ("Conv", 3), "ConvInteger": ("Conv", 1), "QGemm": ("Gemm", 3), "QLinearMatMul": ("MatMul", 3),
+    "MatMulInteger": ("MatMul", 1), "DynamicQuantizeMatMul": ("MatMul", 1),
+}  # fmt: skip
 
 
 def macs(node: ir.Node) -> int:
     """Multiply-accumulates of a Conv, ConvTranspose, Gemm or MatMul whose shapes are known; else 0."""
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or len(node.inputs) < 2:
+    op_type, position = _STORED.get(node.op_type, (node.op_type, 1))
+    if op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or len(node.inputs) <= position:
         return 0
-    data, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]
+    data, weight, out = node.inputs[0], node.inputs[position], node.outputs[0]
     if data is None or weight is None or not all(ir.is_static(v) and ir.dims(v) for v in (data, weight, out)):
         return 0
     shape, filters, result = ir.static_dims(data), ir.static_dims(weight), ir.static_dims(out)
-    if node.op_type == "Conv":  # each output cell sums over (in/groups) x kernel
+    if op_type == "Conv":  # each output cell sums over (in/groups) x kernel
         return prod(result) * prod(filters[1:])
-    if node.op_type == "ConvTranspose":  # each input cell is spread over (out/groups) x kernel
+    if op_type == "ConvTranspose":  # each input cell is spread over (out/groups) x kernel
         return prod(shape) * prod(filters[1:])
-    if node.op_type == "Gemm":
+    if op_type == "Gemm":
         return prod(result) * (shape[0] if ir.attribute(node, "transA", 0) else shape[1])
     return prod(result) * shape[-1]
