@@ -16,8 +16,15 @@ from edgecc.importer import load
 from edgecc.onnxfile import serialize
 from edgecc.options import CompileOptions, make_options
 from edgecc.pipeline import PassContext, Pipeline, PipelineLog
-from edgecc.presets import float_passes, keeping_passes, planned_passes, planning_passes, quantized_passes, unquantizing_passes
-from edgecc.quant import carried
+from edgecc.presets import (
+    float_passes,
+    keeping_passes,
+    planned_passes,
+    planning_passes,
+    quantized_passes,
+    unquantizing_passes,
+)
+from edgecc.quant import carried, constants
 from edgecc.target import Target
 from edgecc.target import target as find_target
 from edgecc.tflite.kernels import MICRO, runtime_id
@@ -131,14 +138,18 @@ class _Compilation:
             if self.carried is not None and not self.kept:  # from here on, that is the original
                 self.original = self._run(Pipeline(unquantizing_passes()), self.original)
             floats = self._run(self.passes, self.original)
+        planned_from = floats
         fresh = self.data is not None and self.given_plan is None and not self.kept
         if fresh and resolve.calibrated(self.options, self.precision):
             with self._stage("equalize"):
                 floats = self._run(Pipeline(planning_passes(self.precision, self.options)), floats)
         plan = self._plan(floats)
+        if plan is not None and self.given_plan is not None:
+            floats = constants.restore(floats, plan.constants, plan.tensors)
         if plan is not None and fresh:
             with self._stage("round weights"):
                 floats = self._run(Pipeline(planned_passes(self.precision, self.options)), floats, plan)
+            plan = replace(plan, constants=constants.changed(planned_from, floats, plan.tensors))
         artifacts: dict[str, Artifact] = {}
         for form in self.formats:
             with self._stage(f"lower to {form}"):

@@ -45,6 +45,7 @@ class QuantPlan:
         precisions: of nodes, by label, where it is not the plan's own. An activation that its producer absorbs
             has the producer's. A node whose precision the runtime has no kernel for stays float.
         extremes: ranges of int16 activations where nothing is cut off as in `ranges`.
+        constants: weights and biases that passes changed on calibration data, as text (constants.py).
         seams: of values that operators of both widths read, the parameters in the width that `tensors` has not.
     """
 
@@ -56,9 +57,10 @@ class QuantPlan:
     precisions: Mapping[str, NodePrecision] = field(default_factory=dict)
     seams: Mapping[str, QuantParams] = field(default_factory=dict)
     extremes: Mapping[str, Range] = field(default_factory=dict)
+    constants: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("ranges", "tensors", "kept_float", "precisions", "seams", "extremes"):
+        for name in ("ranges", "tensors", "kept_float", "precisions", "seams", "extremes", "constants"):
             object.__setattr__(self, name, MappingProxyType(dict(sorted(getattr(self, name).items()))))
         strange = {n: p for n, p in self.precisions.items() if p not in get_args(NodePrecision)}
         for label, found in strange.items():
@@ -134,6 +136,7 @@ class QuantPlan:
             "precisions": dict(self.precisions),
             "extremes": {n: list(r) for n, r in self.extremes.items()},
             "seams": {n: p.to_dict() for n, p in self.seams.items()},
+            "constants": dict(self.constants),
         }
         return json.dumps(data, indent=1, sort_keys=True)
 
@@ -157,6 +160,7 @@ class QuantPlan:
                 {str(n): p for n, p in data.get("precisions", {}).items()},
                 {str(n): QuantParams.from_dict(p) for n, p in data.get("seams", {}).items()},
                 {str(n): (float(low), float(high)) for n, (low, high) in data.get("extremes", {}).items()},
+                {str(n): str(text) for n, text in data.get("constants", {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"this is no quantization plan ({type(error).__name__}: {error})") from error
@@ -177,6 +181,9 @@ class QuantPlan:
             for name in sorted({*a, *b}):
                 if a.get(name) != b.get(name):
                     lines.append(f"{title} {name}: {a.get(name, 'absent')} -> {b.get(name, 'absent')}")
+        for name in sorted({*self.constants, *other.constants}):
+            if self.constants.get(name) != other.constants.get(name):
+                lines.append(f"constant {name}: other numbers")
         for name in ("precision", "runtime"):
             if getattr(self, name) != getattr(other, name):
                 lines.append(f"{name}: {getattr(self, name)} -> {getattr(other, name)}")
