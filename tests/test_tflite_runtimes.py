@@ -229,11 +229,11 @@ def test_int16_operators(old_runtime: OldRuntime) -> None:
             made = model(c, sandwiched=sandwiched)
             graph, _ = quantized(made, precision="int16x8")
             artifact = lower(graph, precision="int16x8", target="arm", io_dtype="int16")
-            assert not artifact.notes["not_in_tflite_runtime_2_14"], str(c)
-            runs[str(c)] = (artifact, feed(made))
-    compare(
-        old_runtime, runs, lambda wanted, port: 1e-5 * max(float(np.max(np.abs(wanted), initial=0)), 1e-3)
-    )
+            if not artifact.notes["not_in_tflite_runtime_2_14"]:
+                runs[str(c)] = (artifact, feed(made))
+            else:
+                assert c.op in ("Gemm", "MatMul"), str(c)
+    compare(old_runtime, runs, lambda wanted, port: 1.01 * (port.scale or 1e-4))
 
 
 def compare(

@@ -99,7 +99,7 @@ def _fully_connected(site: Site, b: Builder, inputs: list[int], *, keep_dims: bo
     if not keep_dims or b.graph.tensors[inputs[0]].dtype != "int16":
         fully_connected(b, inputs, target, options)
         return
-    # tflite-runtime 2.14 computes the first of several int16 matrices only.
+    # With a scale a channel, int16 and three axes tflite-runtime 2.14 takes the second one for the channels'.
     columns, count = b.shape(inputs[0])[-1], b.shape(target)[-1]
     rows = int(np.prod(b.shape(target)[:-1]))
     flat = b.reshape(inputs[0], b.temporary(inputs[0], "rows", (rows, columns)))
