@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx
 
-from edgecc import input_shapes, ir, modelfile, opset
+from edgecc import input_shapes, ir, modelfile, opset, repairs
 from edgecc.analysis import shapes
 from edgecc.errors import EdgeccError, ModelError
 
@@ -57,6 +57,7 @@ def _canonical(model: ir.Model, input_shape: Mapping[str, Sequence[int]]) -> ir.
     model.ir_version = _IR_VERSION
     _sort(model)
     input_shapes.bind(model, input_shape)
+    repairs.spell_out_padding(model)
     proto = shapes.skeleton(model)
     shapes.check(proto)
     declared = _forget_shapes(model)

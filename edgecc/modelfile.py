@@ -135,6 +135,10 @@ def _check_proto(graph: onnx.GraphProto, depth: int = 0) -> None:
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ModelError(f"two of the graph's {what} have the same name", node=twice)
+    given = {info.name: info for info in graph.input}
+    for info in graph.output:
+        if info.name in given and _contradict(info, given[info.name]):
+            raise ModelError("an input is an output of another type or shape", node=info.name)
     for tensor in graph.initializer:
         _check_entries(tensor, tensor.name)
     known = {tensor.name for tensor in graph.initializer} | {info.name for info in graph.input}
@@ -152,6 +156,16 @@ def _check_proto(graph: onnx.GraphProto, depth: int = 0) -> None:
                 _check_proto(attr.g, depth + 1)
             for inner in attr.graphs:
                 _check_proto(inner, depth + 1)
+
+
+def _contradict(one: onnx.ValueInfoProto, other: onnx.ValueInfoProto) -> bool:
+    """Whether two declarations of one tensor differ in type, rank or a known length."""
+    a, b = one.type.tensor_type, other.type.tensor_type
+    if not (one.type.HasField("tensor_type") and a.HasField("shape") and b.HasField("shape")):
+        return False
+    pairs = zip(a.shape.dim, b.shape.dim, strict=False)
+    lengths = any(x.dim_value > 0 and y.dim_value > 0 and x.dim_value != y.dim_value for x, y in pairs)
+    return a.elem_type != b.elem_type or len(a.shape.dim) != len(b.shape.dim) or lengths
 
 
 def _check_entries(tensor: onnx.TensorProto, name: str) -> None:

@@ -49,6 +49,8 @@ def _drop_empty(node: ir.Node) -> int:
     """Takes from a Concat the operands that have no elements. Returns how many."""
     axis = ir.attribute(node, "axis", 0)
     shapes = [() if value is None else ir.dims(value) or () for value in node.inputs]
+    if any(not -len(shape) <= axis < len(shape) for shape in shapes if shape):
+        return 0  # malformed: whoever needs the axis says so
     full = [v for v, shape in zip(node.inputs, shapes, strict=True) if not shape or shape[axis] != 0]
     dropped = len(node.inputs) - len(full)
     if not dropped or not full:

@@ -43,7 +43,7 @@ CASES: list[tuple[str, list[Array | None], dict[str, Any], list[str]]] = [
     ("SkipSimplifiedLayerNormalization", [X, BETA + X, GAMMA], {"epsilon": 1e-5}, ["y", "", "", "s"]),
     ("EmbedLayerNormalization", [IDS, IDS % 2, seeded(4, D), seeded(9, D), seeded(2, D), GAMMA, BETA, MASK], {},
      ["y", "lengths"]),
-    ("EmbedLayerNormalization", [IDS, None, seeded(4, D), seeded(9, D), None, GAMMA, BETA], {"epsilon": 1e-5}, ["y"]),
+    ("EmbedLayerNormalization", [IDS, None, seeded(4, D), seeded(9, D), None, GAMMA, BETA], {"epsilon": 1e-5}, ["y", "_"]),
     ("Attention", [X, seeded(D, 3 * D) * 0.3, seeded(3 * D)], {"num_heads": 2}, ["y"]),
     ("Attention", [X, seeded(D, 3 * D) * 0.3, seeded(3 * D), MASK], {"num_heads": 4, "scale": 0.3}, ["y"]),
     ("Attention", [X, seeded(D, 3 * D) * 0.3, seeded(3 * D), None, None, seeded(B, 2, S, S)], {"num_heads": 2}, ["y"]),

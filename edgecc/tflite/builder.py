@@ -407,6 +407,9 @@ class Builder:
             Unservable: no kernel takes these types or shapes.
             NeedsFloat: likewise, while a site is lowered on integers.
         """
+        wide = [k for k, v in (options or {}).items() if type(v) is int and not -(2**31) <= v < 2**31]
+        if wide:
+            raise Unservable(f"{wide[0]} of {code} does not fit 32 bits")
         op = Operator(code, tuple(inputs), tuple(outputs), dict(options or {}))
         reason = objection(op, self.graph.tensors)
         if reason is not None:

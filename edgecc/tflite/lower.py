@@ -11,7 +11,7 @@ from edgecc.analysis.layout import Layout, channels_last, choose_layout, identit
 from edgecc.analysis.qdq import PORTS
 from edgecc.analysis.sites import SiteGraph, site_graph
 from edgecc.artifact import Artifact, Port
-from edgecc.errors import Finding, UnsupportedError
+from edgecc.errors import Finding, ModelError, UnsupportedError
 from edgecc.quant.params import QuantParams
 from edgecc.tflite.builder import Builder, Transposition, Unservable, is_batched
 from edgecc.tflite.graph import Graph
@@ -106,7 +106,7 @@ def lower_graph(
         UnsupportedError: naming every node that has no lowering.
     """
     sites = site_graph(model)
-    layout = choose_layout(sites, io_layout)
+    layout = _layout(sites, io_layout)
     builder = Builder(sites, layout, runtime)
     inputs, findings = _inputs(builder, io_dtype)
     placed, refused = lower_sites(builder)
@@ -120,6 +120,21 @@ def lower_graph(
     return _lowered(builder, inputs, outputs, placed)
 
 
+def _layout(sites: SiteGraph, io_layout: IoLayout) -> Layout:
+    """As `choose_layout`.
+
+    Raises:
+        ModelError: axes that an operator names are not there.
+    """
+    try:
+        return choose_layout(sites, io_layout)
+    except (LookupError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"axes or shapes of its operators do not fit each other: {type(error).__name__} {error}",
+            remedy="check that the network runs in ONNX Runtime; if it does, report this",
+        ) from error
+
+
 def survey(model: ir.Model, *, runtime: str = "litert") -> tuple[tuple[Placed, ...], tuple[Finding, ...]]:
     """What each node of a graph becomes, and which nodes and inputs no kernel serves; nothing is raised for these.
 
@@ -127,7 +142,7 @@ def survey(model: ir.Model, *, runtime: str = "litert") -> tuple[tuple[Placed, .
         model, runtime: as for `lower_graph`.
     """
     sites = site_graph(model)
-    builder = Builder(sites, choose_layout(sites, "auto"), runtime)
+    builder = Builder(sites, _layout(sites, "auto"), runtime)
     _, findings = _inputs(builder, "float32")
     placed, refused = lower_sites(builder)
     return tuple(placed), (*findings, *refused)

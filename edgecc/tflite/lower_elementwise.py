@@ -101,6 +101,8 @@ def clip(site: Site, b: Builder) -> None:
         _clip_stored(site, b)
         return
     bounds = [site.inputs[i] if len(site.inputs) > i else None for i in (1, 2)]
+    if any(o is not None and o.array is not None and np.isnan(o.real()).any() for o in bounds):
+        raise Unservable("its bound is not a number", "give a number, or leave the bound away")
     steps = [(c, o) for c, o in zip(("MAXIMUM", "MINIMUM"), bounds, strict=True) if o is not None]
     source = b.input(0, b.order(site.outputs[0].value))
     if not steps:

@@ -21,6 +21,7 @@ _REDUCE_INT8 = {
 }
 
 
+_MOST = 6  # axes of the kernels
 _OF_BOOLS = {"REDUCE_MAX": "REDUCE_ANY", "REDUCE_MIN": "REDUCE_ALL"}
 
 
@@ -49,6 +50,9 @@ def _reduce(site: Site, b: Builder, code: str) -> None:
         _reduce_computed(site, b, code)
         return
     rank = len(shape)
+    if rank > _MOST and not b.quantized:
+        _reduce_joined(site, b, code)
+        return
     axes, keep = reduced_axes(site, rank), bool(site.attribute("keepdims", 1))
     order = _source_order(b.permutation(site.outputs[0].value), axes, rank, keep)
     if b.layout.of(operand.value) != order and operand.array is None and not keep:
@@ -57,6 +61,26 @@ def _reduce(site: Site, b: Builder, code: str) -> None:
         order = stored if tuple(a for a in stored if a not in axes) == _kept(order, axes) else order
     source = b.input(0, order)
     b.operator(code, [source, b.ints(sorted(order.index(a) for a in axes))], [b.output()], {"keepDims": keep})
+
+
+def _reduce_joined(site: Site, b: Builder, code: str) -> None:
+    """More axes than kernels take: neighbours that are all removed, or all kept, are one axis for the kernel."""
+    k = Composer(site, b, batch=True)
+    x = k.input(0)
+    gone = reduced_axes(site, len(x.shape))
+    lengths: list[int] = []
+    removed: list[int] = []
+    for axis, length in enumerate(x.shape):
+        alike = axis > 1 and (
+            (axis in gone) == (axis - 1 in gone)
+        )  # the first axis, the batch, stays by itself
+        if alike:
+            lengths[-1] *= length
+            continue
+        if axis in gone:
+            removed.append(len(lengths))
+        lengths.append(length)
+    k.finish(k.reshape(k.reduce(code, k.reshape(x, lengths), removed), k.out_shape()))
 
 
 def _computed(axes: Operand) -> bool:

@@ -37,7 +37,9 @@ def convolve(
     if spatial not in (2, 3):
         raise Unservable(f"a convolution over {spatial} spatial axes has no kernel")
     if spatial == 2 and any(d > 1 for d in dilations) and weights.array is None:
-        raise Unservable("dilated computed weights have no kernel", "make them an initializer")
+        for axis, dilation in enumerate(dilations, 2):  # the kernel dilates constant weights only
+            weights = _spread(k, weights, axis, dilation)
+        dilations = (1, 1)
     inner, outer = weights.shape[1], weights.shape[0] // groups
     out = [(i - (n - 1) * d - 1) // s + 1
            for i, n, d, s in zip(x.shape[1:-1], weights.shape[2:], dilations, strides, strict=True)]  # fmt: skip

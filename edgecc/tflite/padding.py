@@ -79,6 +79,11 @@ def window(site: Site, kernel: Sequence[int], size: Sequence[int], out: Sequence
         if any((o - 1) * s >= i + b for o, s, i, b in zip(out, strides, size, before, strict=True)):
             raise Unservable("a window starts behind the input", "set the pads so that none does")
         after = [max(a, n - b) for a, b, n in zip(after, before, needed, strict=True)]
+    elif any((o - 1) * s + r > i + b + a for o, s, r, i, b, a in
+             zip(out, strides, reach, size, before, after, strict=True)):  # fmt: skip
+        raise Unservable(
+            "its window is longer than its padded input", "set pads that leave room for the window"
+        )
     lift = 2 - rank  # a one-dimensional window slides along the width of an image of height 1
     return Window(
         (*[1] * lift, *kernel), (*[1] * lift, *strides), (*[1] * lift, *dilations),

@@ -81,6 +81,11 @@ def _attempts(b: Builder, site: Site, lowering: Lowering) -> Iterator[tuple[bool
     yield from ((False, False, kernels) for kernels in known)
 
 
+# What computing with the attributes and shapes of a malformed node may raise.
+_MALFORMED = (ArithmeticError, LookupError, TypeError, ValueError)
+_SOUND = "check that the network runs in ONNX Runtime; if it does, report this"
+
+
 def _lower_site(b: Builder, site: Site, table: dict[str, Lowering]) -> str:
     """Lowers one site; says why where a quantized one had to be lowered on real values.
 
@@ -111,6 +116,9 @@ def _lower_site(b: Builder, site: Site, table: dict[str, Lowering]) -> str:
             reason = str(error)
         except Unservable as error:
             refusal = error
+        except _MALFORMED as error:  # shapes and attributes that shape inference let pass
+            text = " ".join(str(error).split())[:200]
+            refusal = Unservable(f"its operands or attributes do not fit each other: {text}", _SOUND)
         b.forget(*before)
     raise refusal
 
