@@ -154,7 +154,6 @@ class _Compilation:
         for form in self.formats:
             with self._stage(f"lower to {form}"):
                 artifacts[form] = self._lower(floats, plan, form)
-                ir.forget_pages(self.original)
             self.warnings += [
                 f"{self._file(form)}: {text}" for text in artifacts[form].notes.get("remarks", ())
             ]
@@ -186,6 +185,7 @@ class _Compilation:
             dump=dump,
         )
         model, log = pipeline.run(model, context)
+        ir.release(self.original)
         runtime = {} if plan is None or plan.runtime is None else {"runtime": plan.runtime}
         self.log.records += [replace(r, options={**r.options, **runtime}) for r in log.records]
         return model
@@ -372,6 +372,7 @@ class _Compilation:
         self.progress(name)
         started = time.perf_counter()
         yield
+        ir.release(self.original)
         self.seconds[name] = time.perf_counter() - started
 
 

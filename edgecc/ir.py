@@ -6,6 +6,7 @@ arithmetic on symbolic dimensions) unloaded until it is used. See docs/adr/0001-
 
 from __future__ import annotations
 
+import gc
 import importlib
 import mmap
 import sys
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = [
+    "LARGE_BYTES",
     "Array",
     "Attr",
     "AttributeType",
@@ -89,11 +91,11 @@ __all__ = [
     "consumers",
     "convenience",
     "dims",
-    "forget_pages",
     "fresh_name",
     "is_static",
     "label",
     "passes",
+    "release",
     "replace",
     "serde",
     "single_consumer",
@@ -165,6 +167,8 @@ _NAMES = "edgecc.names"
 # Constants up to this size are made contiguous, which is faster; larger ones may be views, such as a transpose.
 _SMALL_BYTES = 1 << 20
 _CHUNK = 1 << 24
+# From this many bytes of weights on, memory counts for more than time: they are not held twice.
+LARGE_BYTES = 1 << 28
 
 
 def _names(graph: Graph) -> set[str | None]:
@@ -211,17 +215,19 @@ def weight_bytes(model: Model) -> int:
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
-def forget_pages(model: Model) -> None:
-    """Gives the memory back in which external data was read; what is read again comes from the file again."""
+def release(model: Model) -> None:
+    """Gives memory back, if the weights of `model` are large: that of models which nothing refers to any more, and that
+    in which external data was read, which is read again from its file where it is needed.
+    """
+    if weight_bytes(model) < LARGE_BYTES:
+        return
+    gc.collect()  # the nodes and values of a graph refer to each other
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
-            if (
-                isinstance(tensor, ExternalTensor)
-                and tensor.raw is not None
-                and hasattr(mmap, "MADV_DONTNEED")
-            ):
-                tensor.raw.madvise(mmap.MADV_DONTNEED)
+            mapped = tensor.raw if isinstance(tensor, ExternalTensor) else None
+            if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+                mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def byte_pieces(data: Array) -> Iterator[memoryview]:

@@ -136,9 +136,9 @@ class Pipeline:
                 if feeds is None or reference is None:
                     feeds = _feeds(original, ctx)
                     reference = _answers(original, feeds)
-                    ir.forget_pages(original)
+                    ir.release(original)
                 error = self._error(step, model, original, feeds, reference, log)
-                ir.forget_pages(original)
+                ir.release(original)
             elif result.rewritten and not step.exact:  # what follows is compared with the approximate network
                 original, reference = model.clone(), None
             log.records.append(

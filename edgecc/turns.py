@@ -63,11 +63,12 @@ def reference_runner(
     Raises:
         ModelError: the runtime cannot load or run it.
     """
-    from edgecc.runtime.ort import LARGE_BYTES, OrtRunner
+    from edgecc.runtime.ort import OrtRunner
 
     runner = OrtRunner.from_model(model, threads=threads, optimize=optimize)
-    if ir.weight_bytes(model) < LARGE_BYTES:
+    if ir.weight_bytes(model) < ir.LARGE_BYTES:
         return runner
     recorded = Recorded(runner, dataset)
-    ir.forget_pages(model)
+    del runner
+    ir.release(model)
     return recorded

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 # into one message, so the 2 GB limit of protobuf does not apply. (onnx too keeps smaller ones in the file.)
 _BESIDE_BYTES = 1024
 
-# From this many bytes of weights on they are not held twice, though kernels read rearranged copies faster: no
-# prepacking, and not the blocked layout of convolutions, which the highest level of optimisation chooses.
-LARGE_BYTES = 1 << 28
-
 # ONNX Runtime's names of element types, and numpy's.
 _NUMPY_NAMES = {
     "float": "float32",
@@ -96,6 +92,8 @@ class OrtRunner:
             values = [ort.OrtValue.ortvalue_from_numpy(array) for array in beside.values()]
             if beside:
                 options.add_external_initializers(list(beside), values)
+            # Kernels read rearranged copies of weights faster: prepacked ones, and the blocked layout of convolutions
+            # that the highest level of optimisation chooses. Two copies of large weights cost too much.
             if model.large:
                 options.add_session_config_entry("session.disable_prepacking", "1")
             if model.large and optimize:
@@ -273,7 +271,7 @@ def _serialize(model: ir.Model, extra_outputs: Sequence[str]) -> _Serialized:
         value.const_value = ir.ExternalTensor(
             "beside", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
         )
-    large = ir.weight_bytes(copy) >= LARGE_BYTES
+    large = ir.weight_bytes(copy) >= ir.LARGE_BYTES
     return _Serialized(ir.serde.serialize_model(copy).SerializeToString(), beside, folder, large)
 
 
