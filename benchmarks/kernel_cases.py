@@ -85,6 +85,20 @@ def binary(
     return variants
 
 
+def slopes(rank: int) -> Iterator[Variant]:
+    """PRELU: constant slopes, of which only axes of 1 broadcast. One slope is a LEAKY_RELU (2.14 errs)."""
+
+    def apply(x: Array, a: Array) -> Array:
+        return np.where(x > 0, x, x * a)
+
+    for shape in shapes(rank):
+        yield Variant([Data(shape), Data(shape, -1, 1, True)], apply)
+    full = FULL[8 - rank :]
+    odd = tuple(d if i % 2 else 1 for i, d in enumerate(full))
+    for slope in {(*(1,) * (rank - 1), *full[-1:]), odd} if rank > 1 else ():
+        yield Variant([Data(full), Data(slope, -1, 1, True)], apply, broadcast=True)
+
+
 def select(rank: int) -> Iterator[Variant]:
     for shape in shapes(rank):
         mask = np.random.default_rng(rank).integers(0, 2, shape).astype(bool)

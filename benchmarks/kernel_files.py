@@ -270,7 +270,7 @@ def _tolerance(variant: Variant, form: str, value: Array, weights: str | None, d
     if form.startswith("q"):
         if variant.scale == "same" and variant.steps == 0:
             return 0.0
-        return max(variant.steps, 40.0 if form == "qint16" else 0.0)  # of 65536: tables of functions
+        return max(variant.steps, 200.0 if form == "qint16" else 0.0)  # of 65536: they interpolate
     if not form.startswith("float"):
         return 0.0
     if weights is not None:  # activations are rounded to 8 bits while it runs

@@ -1,4 +1,4 @@
-"""How operators that move values and compute nothing are tried, for `kernel_table.py`."""
+"""How operators that move values and compute nothing are tried, and a few with operands of their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from kernel_cases import Variants, ints, shapes, whole
+from kernel_cases import FULL, Variants, ints, shapes, whole
 from kernel_files import Data, Fixed, Variant
 from kernel_reference import Array
 
@@ -177,3 +177,24 @@ def unpack(shape: tuple[int, ...]) -> Built:
 def reverse(shape: tuple[int, ...]) -> Built:
     for axis in range(len(shape)):
         yield [Data(shape), ints(axis)], lambda x, a: np.flip(x, a[0]), {}
+
+
+def halves(rank: int) -> Iterator[Variant]:
+    """A 64-bit integer as its lower and upper half."""
+    for shape in shapes(rank):
+        yield Variant([Data(shape, 0)], lambda x: x.reshape(-1).view(np.int32).reshape(*x.shape, 2))
+
+
+def wholes(rank: int) -> Iterator[Variant]:
+    """Two halves as one 64-bit integer."""
+    yield Variant([Data((*FULL[9 - rank :], 2), 0)], lambda x: x.view(np.int64)[..., 0])
+
+
+def suppression(rank: int) -> Iterator[Variant]:
+    """Of three boxes the second lies on the first."""
+    boxes = np.array([[0, 0, 2, 2], [0, 0, 2, 1.9], [4, 4, 5, 5]], np.float32)
+    numbers = [np.array([0.5, 0.4, 0.9], np.float32), np.array(3, np.int32), *np.array([0.5, 0.1], np.float32)]
+    fed = [Fixed(a, False) for a in (boxes, numbers[0])]
+    items = [*fed, *(Fixed(np.asarray(a)) for a in numbers[1:])]
+    answer = (np.array([2, 0, 0], np.int32), np.array(2, np.int32))
+    yield Variant(items, lambda *_: answer, out=("int32", "int32"))

@@ -13,10 +13,8 @@ from kernel_cases import ALL, NUMBERS, QUANT, RANKS, REAL, Entry, Variants
 from kernel_files import Bias, Data, Fixed, Variant, Weight
 from kernel_reference import Array
 
-WEIGHTED = (
-    "float32", "float32*qint8", "float32*qint8/channel", "float32*qint4/channel", "qint8*qint8", "qint8*qint8/channel",
-    "qint8*qint4/channel", "quint8*quint8", "qint16*qint8", "qint16*qint8/channel", "qint16*qint4/channel",
-)  # fmt: skip
+_STORED = tuple(f"q{dtype}{scales}" for dtype in ("int8", "int4") for scales in ("", "/channel"))
+WEIGHTED = ("float32", *(f"{d}*{w}" for d in ("float32", "qint8", "qint16") for w in _STORED), "quint8*quint8")
 VALID = {"padding": 1, "strideH": 1, "strideW": 1}
 POOL = {**VALID, "filterHeight": 2, "filterWidth": 2}
 IMAGE = (2, 5, 4, 8)
@@ -81,7 +79,8 @@ def connected(rank: int) -> Iterator[Variant]:
     yield fixed(bare, lambda x, w, b=0: x @ w.T + b, {"keepNumDims": rank != 2})
 
 
-def blocked(rank: int) -> Iterator[Variant]:
+def wide(rank: int) -> Iterator[Variant]:
+    """As many inputs as the tile of a kernel on int4 weights (those with fewer get a version of their own)."""
     items = [Data((*c.FULL[9 - rank :], 64)), Weight((6, 64), block=32), Bias(6)]
     yield fixed(items, lambda x, w, b: x @ w.T + b, {"keepNumDims": rank != 2})
 
@@ -171,7 +170,11 @@ UNARY: dict[str, Entry] = {
     "LEAKY_RELU": (REAL, RANKS, c.unary(lambda x: np.where(x > 0, x, 0.1 * x), options={"alpha": 0.1})),
     "LOGICAL_NOT": (BOOLEAN, RANKS, c.unary(np.logical_not)),
     "ZEROS_LIKE": (("float32", "int32", "int64"), RANKS, c.unary(np.zeros_like)),
-    "BITCAST": (("float32>int32", "int32>float32", "int32>uint32"), RANKS, c.unary(lambda x: x)),
+    "BITCAST": (
+        ("float32>int32", "int32>float32"), RANKS,
+        c.unary(lambda x: x.view(np.int32 if x.dtype == np.float32 else np.float32), 1_000_000_000, 1_070_000_000),
+    ),
+    "WHERE": (BOOLEAN, range(1, 7), c.unary(np.argwhere, out=("int64",))),
     "SHAPE": (ALL, range(1, 7), c.unary(lambda x: np.array(x.shape, np.int32), options={"outType": 2}, out=("int32",))),
     "CAST": (cast_kinds(), RANKS, cast),
     "QUANTIZE": (
@@ -201,7 +204,7 @@ BINARY: dict[str, Entry] = {
     "LOGICAL_OR": (BOOLEAN, RANKS, c.binary(np.logical_or)),
     "BITWISE_XOR": ((*c.INTS, "bool"), RANKS, c.binary(np.bitwise_xor)),
     "RIGHT_SHIFT": (c.INTS, RANKS, c.binary(np.right_shift, 0, 4)),
-    "PRELU": (REAL, RANKS, c.binary(lambda x, a: np.where(x > 0, x, x * a))),
+    "PRELU": (REAL, RANKS, c.slopes),
     "ATAN2": (FLOATS, RANKS, c.binary(np.arctan2, 0.5)),
     "SELECT_V2": (ALL, RANKS, c.select),
 }
@@ -239,11 +242,12 @@ MOVED["RESHAPE"] = (ALL, range(9), m.moved(m.reshape))
 
 BLOCKS = (2, 4, 6, 8)
 SPATIAL: dict[str, Entry] = {
+    "NON_MAX_SUPPRESSION_V4": (FLOATS, (2,), m.suppression),
     "CONV_2D": (WEIGHTED, (4,), convolution),
     "DEPTHWISE_CONV_2D": (WEIGHTED, (4,), depthwise),
     "TRANSPOSE_CONV": (WEIGHTED, (4,), transposed),
     "CONV_3D": (("float32", "float32*qint8/channel"), (5,), volume),
-    "FULLY_CONNECTED": (WEIGHTED, range(1, 7), connected),
+    "FULLY_CONNECTED": (tuple(k for k in WEIGHTED if "int4" not in k), range(1, 7), connected),
     "BATCH_MATMUL": (REAL, range(2, 7), product),
     "AVERAGE_POOL_2D": (REAL, (4,), these(fixed([Data(IMAGE)], ref.average_pool, POOL, scale="same"))),
     "MAX_POOL_2D": (REAL, (4,), these(fixed([Data(IMAGE)], ref.max_pool, POOL, **SAME))),
@@ -281,11 +285,14 @@ SPATIAL: dict[str, Entry] = {
 }  # fmt: skip
 
 # Kinds with operands of their own.
-SPECIAL: dict[str, Entry] = {
-    "FULLY_CONNECTED": (("float32*qint4/blocks", "qint8*qint4/blocks"), range(1, 7), blocked),
+SPECIAL: dict[str, tuple[Entry, ...]] = {
+    "BITCAST": ((("int64>int32",), range(6), m.halves), (("int32>int64",), range(1, 7), m.wholes)),
+    "FULLY_CONNECTED": (
+        ((*(k for k in WEIGHTED if "int4" in k), "float32*qint4/blocks", "qint8*qint4/blocks"), range(1, 7), wide),
+    ),
     "CONV_2D": (
-        tuple(f"{kind} grouped" for kind in WEIGHTED), (4,),
-        these(fixed([Data(IMAGE), Weight((6, 3, 2, 4)), Bias(6)], ref.grouped_conv, VALID)),
+        (tuple(f"{kind} grouped" for kind in WEIGHTED), (4,),
+         these(fixed([Data(IMAGE), Weight((6, 3, 2, 4)), Bias(6)], ref.grouped_conv, VALID))),
     ),
 }  # fmt: skip
 

@@ -42,7 +42,7 @@ SECONDS = 300  # for the cases of one operator; where a runtime takes longer, it
 
 def cases(code: str, *, seed: int = 0) -> Iterator[Case]:
     """Every file of an operator, ranks in rising order."""
-    for kinds, ranks, variants in (table[code] for table in (OPERATORS, SPECIAL) if code in table):
+    for kinds, ranks, variants in (OPERATORS[code], *SPECIAL.get(code, ())):
         for kind in kinds:
             for rank in ranks:
                 for number, variant in enumerate(variants(rank)):

@@ -23,9 +23,9 @@ from edgecc.quant.plan import make_plan
 from edgecc.runtime.litert import LiteRtRunner
 from edgecc.runtime.ort import OrtRunner
 from edgecc.tflite.graph import Graph, Operator, Tensor
+from edgecc.tflite.kernels import demanded
 from edgecc.tflite.lower import lower
 from edgecc.tflite.versions import version_of
-from edgecc.tflite.weights import WEIGHTS
 from edgecc.tflite.writer import write
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -86,7 +86,13 @@ def one_operator(code: str, activations: str, *, per_channel: bool) -> tuple[byt
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("builtin", [False, True])
 @pytest.mark.parametrize(
-    ("code", "activations"), [(c, a) for c, kinds in sorted(WEIGHTS["int4"].items()) for a in sorted(kinds)]
+    ("code", "activations"),
+    [
+        (code, kind.partition("*")[0].removeprefix("q"))
+        for code in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+        for kind in demanded("litert").kinds(code)
+        if kind.endswith("*qint4/channel")
+    ],
 )
 def test_every_kernel_of_the_table_answers_rightly(
     code: str, activations: str, builtin: bool, per_channel: bool

@@ -26,7 +26,7 @@ from edgecc.importer import load
 from edgecc.runtime.litert import LiteRtRunner
 from edgecc.runtime.litert_ports import Bound
 from edgecc.runtime.ort import OrtRunner
-from edgecc.tflite.legality import BROADCAST_RANKS, TYPES
+from edgecc.tflite.kernels import wanted as kernels_wanted
 from edgecc.tflite.lower import lower
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -266,10 +266,12 @@ ONNX_NAMES = {
 
 
 def at_the_limits() -> Iterator[Case]:
-    """Cases of every type and of the highest ranks in edgecc/tflite/legality.py."""
+    """Cases of every type and of the highest ranks in edgecc/tflite/kernels.json."""
+    known = kernels_wanted("litert")
     for code, op in ONNX_NAMES.items():
-        for dtype in sorted(TYPES[code] & ORT_TYPES.get(op, TYPES[code])):
-            rank = BROADCAST_RANKS[code][dtype != "float32"]
+        types = {kind for kind in known.kinds(code) if kind in TYPES}
+        for dtype in sorted(types & ORT_TYPES.get(op, types)):
+            rank = known.broadcast_rank(code, dtype)
             shape = DEEP[-rank:]
             yield case(op, shape, shape[-2:], dtype=dtype, low=1)
             yield case(op, shape, (*shape[:-1], 1), dtype=dtype, low=1)
@@ -293,6 +295,7 @@ def at_the_limits() -> Iterator[Case]:
     yield case("Pad", DEEP[1:], ints(0, 0, 1, 0, 0, 0, 0, 0, 0, 1), mode="reflect")
 
 
+TYPES = frozenset({"float32", "int32", "int64", "int8", "uint8", "int16", "bool"})
 ORT_TYPES = {
     "Pow": frozenset({"float32", "int32"}),
     **dict.fromkeys(["Add", "Max", "Min"], frozenset({"float32", "int32", "int64"})),

@@ -10,7 +10,6 @@ import numpy as np
 from edgecc.analysis.sites import Site
 from edgecc.ir import Array
 from edgecc.tflite.builder import Builder, Unservable
-from edgecc.tflite.legality import TYPES
 from edgecc.tflite.terms import BINARY, COMPARISONS, REDUCTIONS, UNARY, Operandlike, Term
 from edgecc.tflite.writer import tensor_type
 
@@ -111,7 +110,7 @@ class Arithmetic:
 
     def served(self, code: str, x: Term) -> Term:
         """`x`, as int32 where the kernel `code` does not take its (smaller) integers or booleans."""
-        if x.dtype in TYPES.get(code, {"float32"}) or x.dtype not in ("int8", "uint8", "int16", "bool"):
+        if self.b.kernels.takes(code, x.dtype) or x.dtype not in ("int8", "uint8", "int16", "bool"):
             return x
         return self.cast(x, "int32")
 

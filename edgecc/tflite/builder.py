@@ -411,7 +411,7 @@ class Builder:
         if wide:
             raise Unservable(f"{wide[0]} of {code} does not fit 32 bits")
         op = Operator(code, tuple(inputs), tuple(outputs), dict(options or {}))
-        reason = objection(op, self.graph.tensors)
+        reason = objection(op, self.graph.tensors, self.kernels)
         if reason is not None:
             if self.quantized and self.site is not None:
                 raise NeedsFloat(reason)

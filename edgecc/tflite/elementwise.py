@@ -11,12 +11,10 @@ from edgecc.analysis.layout import Flattened
 from edgecc.analysis.sites import Operand, Site
 from edgecc.tflite.builder import NARROWED, Builder, Unservable, is_batched
 from edgecc.tflite.compose import Composer, Operandlike, Term
-from edgecc.tflite.legality import BROADCAST_RANKS, TYPES
 
 # Integers that fit into int32, in which every arithmetic kernel computes.
 _SMALL = frozenset({"int8", "uint8", "int16", "bool"})
 _WRAPPING = frozenset({"ADD", "SUB", "MUL", "POW", "NEG"})  # may leave the range of uint16, stored as int32
-_REAL = frozenset({"float32"})
 _FEW = 4  # axes that every kernel takes
 _MOST = 6
 
@@ -78,7 +76,7 @@ class Elementwise(Composer):
     def wide(self, x: Operandlike, codes: Sequence[str]) -> Term:
         """`x` in a type that has all these kernels: as int32 where it is a smaller one."""
         term = self.term(x)
-        if all(term.dtype in TYPES.get(code, _REAL) for code in codes):
+        if all(self.b.kernels.takes(code, term.dtype) for code in codes):
             return term
         if term.dtype in _SMALL:
             return self.cast(term, "int32")
@@ -178,7 +176,6 @@ def served(site: Site, b: Builder, code: str, position: int = 0) -> bool:
     dtype = b.dtype(operands[position].value)
     if operands[position].value.dtype == ir.DataType.UINT16 and code in _WRAPPING:
         return False
-    if dtype not in TYPES.get(code, _REAL):
+    if not b.kernels.takes(code, dtype):
         return False
-    highest = BROADCAST_RANKS.get(code, (_MOST, _MOST))[dtype != "float32"] if len(shapes) > 1 else _MOST
-    return rank <= highest
+    return rank <= (b.kernels.broadcast_rank(code, dtype) if len(shapes) > 1 else _MOST)

@@ -17,8 +17,8 @@ from edgecc.tflite.builder import Builder, Transposition, Unservable, is_batched
 from edgecc.tflite.graph import Graph
 from edgecc.tflite.half import is_finer, rounded
 from edgecc.tflite.kernels import runtime_id
+from edgecc.tflite.legality import lacking
 from edgecc.tflite.place import Placed, lower_sites, lowerings
-from edgecc.tflite.versions import missing_in_2_14
 from edgecc.tflite.weights import remarks
 
 IoLayout = Literal["auto", "onnx", "nhwc"]
@@ -289,7 +289,7 @@ def _lowered(
     }
     notes = {
         "operators": graph.histogram(),
-        "not_in_tflite_runtime_2_14": missing_in_2_14(graph),
+        "not_in_tflite_runtime_2_14": lacking(graph, "tflite-runtime-2.14"),
         "transposes": [asdict(t) for t in transposes],
         "float_islands": [
             {"node": p.node, "op_type": p.op_type, "reason": p.reason} for p in placed if p.reason

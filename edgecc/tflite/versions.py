@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgecc.quant.params import QuantParams
-from edgecc.tflite.graph import Graph, Operator, Tensor
+from edgecc.tflite.graph import Operator, Tensor
 
 # Operator -> version for (int8, int16) data; float data is version 1 unless `_FLOAT` says otherwise.
 _QUANTIZED = {
     "ADD": (2, 4), "SUB": (2, 5), "MUL": (2, 4), "DIV": (2, 2), "CONV_2D": (3, 4), "DEPTHWISE_CONV_2D": (3, 5),
     "FULLY_CONNECTED": (4, 7), "AVERAGE_POOL_2D": (2, 3), "MAX_POOL_2D": (2, 3), "MEAN": (2, 3), "SUM": (2, 2),
     "REDUCE_MAX": (2, 3), "REDUCE_MIN": (2, 3), "SOFTMAX": (2, 3), "LOG_SOFTMAX": (2, 2), "LOGISTIC": (2, 3),
-    "TANH": (2, 3), "RELU": (2, 3), "RELU6": (2, 3), "RELU_N1_TO_1": (2, 2), "LEAKY_RELU": (2, 2), "PAD": (2, 3),
+    "TANH": (2, 3), "RELU": (2, 3), "RELU6": (2, 3), "LEAKY_RELU": (2, 2), "PAD": (2, 3),
     "PADV2": (2, 3), "CONCATENATION": (2, 3), "SPLIT": (2, 4), "SPLIT_V": (2, 2), "STRIDED_SLICE": (2, 4),
     "SLICE": (2, 4), "GATHER": (2, 4), "TRANSPOSE": (2, 4), "RESIZE_BILINEAR": (2, 4),
     "RESIZE_NEAREST_NEIGHBOR": (2, 4), "TRANSPOSE_CONV": (2, 4), "BATCH_MATMUL": (2, 3), "MAXIMUM": (2, 4),
@@ -37,8 +37,8 @@ _INT4 = {
 }  # fmt: skip
 _BLOCKS = 12
 
-# What the older of the two runtimes does not have, and refuses when it loads the file.
-_NOT_IN_2_14 = frozenset({("FULLY_CONNECTED", 12), ("FULLY_CONNECTED", 13), ("CONV_2D", 8)})
+# int16 data and a scale a channel: likewise, as version 7 tflite-runtime 2.14 reads beyond the scales or stops.
+_CHANNELS_INT16 = {"FULLY_CONNECTED": 12}
 
 # Operators whose data is not their first input.
 _DATA_INPUT = {"SPLIT": 1, "TRANSPOSE_CONV": 2}
@@ -52,18 +52,6 @@ def version_of(op: Operator, tensors: Sequence[Tensor]) -> int:
     if op.code == "QUANTIZE":
         version = 2 if data.dtype in ("int16",) or tensors[op.outputs[0]].dtype == "int16" else 1
     return max(version, _by_options(op, tensors))
-
-
-def missing_in_2_14(graph: Graph) -> list[str]:
-    """What tflite-runtime 2.14 lacks to run a graph; it refuses such files when it loads them."""
-    found = set()
-    for op in graph.operators:
-        if (op.code, op.version) in _NOT_IN_2_14:
-            found.add(f"{op.code} version {op.version}")
-        source, target = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
-        if op.code == "QUANTIZE" and (source.dtype, target.dtype) in (("int8", "int16"), ("uint8", "int16")):
-            found.add(f"QUANTIZE from {source.dtype} to int16")
-    return sorted(found)
 
 
 def _int4_version(code: str, data: Tensor, weights: Tensor, quant: QuantParams) -> int:
@@ -84,6 +72,8 @@ def _by_options(op: Operator, tensors: Sequence[Tensor]) -> int:
     stored = tensors[op.inputs[1]] if len(op.inputs) > 1 and op.inputs[1] >= 0 else None
     if stored is not None and stored.dtype == "int4" and stored.quant is not None:
         return _int4_version(op.code, data, stored, stored.quant)
+    if op.code in _CHANNELS_INT16 and data.dtype == "int16" and stored is not None and stored.quant is not None:
+        return 1 if stored.quant.axis is None else _CHANNELS_INT16[op.code]
     if op.code in _HYBRID and data.dtype == "float32" and tensors[op.inputs[1]].dtype == "int8":
         quant = tensors[op.inputs[1]].quant
         return _HYBRID[op.code][quant is not None and quant.axis is not None]

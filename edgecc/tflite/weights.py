@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -14,24 +13,7 @@ from edgecc.quant.params import QuantParams
 from edgecc.tflite.builder import Builder, NeedsFloat
 from edgecc.tflite.graph import Graph
 
-# Stored type -> operator -> types of the activations with which LiteRT 2.3 computes rightly. Found by running
-# one-operator files with XNNPACK and with the built-in kernels; tests/test_int4_tflite.py runs every row.
-# Not there: DEPTHWISE_CONV_2D with int4 weights stops on float32 and answers wrongly on int16; TRANSPOSE_CONV and
-# BATCH_MATMUL take no int4. XNNPACK takes int4 in FULLY_CONNECTED alone; the built-in convolutions unpack their
-# weights at every run.
-WEIGHTS: Mapping[str, Mapping[str, frozenset[str]]] = {
-    "int8": {
-        "FULLY_CONNECTED": frozenset({"float32", "int8", "int16"}),
-        "CONV_2D": frozenset({"float32", "int8", "int16"}),
-        "DEPTHWISE_CONV_2D": frozenset({"float32", "int8", "int16"}),
-        "TRANSPOSE_CONV": frozenset({"int8", "int16"}),  # float32: not in tflite-runtime 2.14
-    },
-    "int4": {
-        "FULLY_CONNECTED": frozenset({"float32", "int8", "int16"}),
-        "CONV_2D": frozenset({"float32", "int8", "int16"}),
-        "DEPTHWISE_CONV_2D": frozenset({"int8"}),
-    },
-}
+# XNNPACK takes int4 in FULLY_CONNECTED alone; the built-in convolutions unpack their weights at every run.
 
 # FULLY_CONNECTED on float32 alone reads int4 weights with a scale for each block of inputs. XNNPACK takes multiples of
 # 32; the built-in kernel answers wrongly for fewer than 4 outputs, and leaves the fused activation out.
@@ -64,7 +46,7 @@ def stored_weight(
         return (weight.array.astype(np.int16) + 128).astype(np.uint8), quant.as_unsigned()
     weight, quant = _centred(weight, quant)
     assert weight.array is not None
-    stored = next((t for t in _storage(quant) if _served(b, t, code)), None) if quant.symmetric else None
+    stored = next((t for t in _storage(quant) if _served(b, t, code, quant)), None) if quant.symmetric else None
     if quant.block_size and (b.quantized or not whole or not _blocks_fit(weight, quant, code)):
         stored = None
     if b.quantized and stored is None:
@@ -121,10 +103,13 @@ def _storage(quant: QuantParams) -> tuple[str, ...]:
     return ("int4", "int8") if quant.dtype == "int4" and not quant.block_size else (quant.dtype,)
 
 
-def _served(b: Builder, stored: str, code: str) -> bool:
+def _served(b: Builder, stored: str, code: str, quant: QuantParams) -> bool:
+    """Whether the target's kernel of `code` takes such weights beside the activations of the site."""
     data = b.site.inputs[0] if b.site is not None else None
-    activations = data.quant.dtype if b.quantized and data is not None and data.quant else "float32"
-    return activations in WEIGHTS.get(stored, {}).get(code, ())
+    activations = f"q{data.quant.dtype}" if b.quantized and data is not None and data.quant else "float32"
+    spread = not b.quantized and code == _A_CHANNEL
+    cut = "/blocks" if quant.block_size else "/channel" if spread or quant.axis is not None else ""
+    return b.demanded.reach(code, f"{activations}*q{stored}{cut}") is not None
 
 
 def _blocks_fit(weight: Operand, quant: QuantParams, code: str) -> bool:
