@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -12,13 +12,12 @@ from edgecc import ir
 from edgecc.analysis.sites import FLOAT_MARK
 from edgecc.errors import UsageError
 from edgecc.passes._integer_ports import store_ports
+from edgecc.passes._qdq_writer import QdqWriter, matches
 from edgecc.pipeline import Pass, PassContext, PassResult, Refusal
 from edgecc.quant import int4, rules
 from edgecc.quant.params import QuantParams
 from edgecc.quant.plan import QuantPlan
 from edgecc.quant.units import integer_units, is_wide, unit_outputs, width
-
-_DTYPES = {"int4": np.int8, "int8": np.int8, "uint8": np.uint8, "int16": np.int16, "int32": np.int32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,48 +75,10 @@ def _wider(node: ir.Node, plan: QuantPlan) -> str | None:
     return None if why is None else f"its weights are int8: {why}"
 
 
-@dataclass
-class _Writer:
-    graph: ir.Graph
-    plan: QuantPlan
-    taken: set[str] = field(default_factory=set)
-    params: dict[str, tuple[ir.Value, ir.Value | None]] = field(default_factory=dict)
-    stored: dict[tuple[str, QuantParams], ir.Value] = field(default_factory=dict)
-    halves: dict[ir.Value, ir.Value] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.taken = {str(v.name) for v in (*self.graph.inputs, *self.graph.initializers.values())}
-        self.taken |= {str(out.name) for node in self.graph for out in node.outputs}
-
-    def fresh(self, stem: str) -> str:
-        name, count = stem, 0
-        while name in self.taken:
-            count += 1
-            name = f"{stem}_{count}"
-        self.taken.add(name)
-        return name
-
-    def name_nodes(self) -> None:
-        """Gives the new nodes names, which profilers and messages show and which must be unique."""
-        taken = {node.name for node in self.graph if node.name}
-        for node in self.graph:
-            if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not node.name:
-                stem = name = f"{node.outputs[0].name}/{node.op_type}"
-                count = 0
-                while name in taken:
-                    count += 1
-                    name = f"{stem}_{count}"
-                node.name = name
-                taken.add(name)
-
-    def scale_and_zero(self, stem: str, params: QuantParams, *, zero: bool = True) -> tuple[ir.Value, ...]:
-        """Initializers; a scalar each for per-tensor parameters."""
-        shape = () if params.axis is None else params.scale.shape
-        values = [ir.add_initializer(self.graph, params.scale.reshape(shape), self.fresh(f"{stem}_scale"))]
-        if zero:
-            points = int4.stored(params, params.zero_point.astype(_DTYPES[params.dtype]).reshape(shape))
-            values.append(ir.add_initializer(self.graph, points, self.fresh(f"{stem}_zero_point")))
-        return tuple(values)
+class _Writer(QdqWriter):
+    def __init__(self, graph: ir.Graph, plan: QuantPlan) -> None:
+        super().__init__(graph)
+        self.plan = plan
 
     def constants(self, node: ir.Node) -> None:
         """Replaces the constant operands of an integer node: weights, bias, and quantized operands."""
@@ -139,30 +100,10 @@ class _Writer:
             value = node.inputs[i]
             if value is not None and ir.constant(value) is not None:
                 params = self.plan.stored(str(value.name), width(self.plan, node))
-                column = rules.column(node, self.plan.runtime or "tflite")
+                column = rules.column(node, self.plan.runtime or "tflite", width(self.plan, node))
                 if not isinstance(column, str) and column.scale == "same":
                     params = self.plan.tensors[str(unit_outputs(node)[0].name)]
                 node.replace_input_with(i, self.constant(value, params, node))
-
-    def constant(self, value: ir.Value, params: QuantParams, user: ir.Node, *, zero: bool = True) -> ir.Value:
-        """The dequantized form of a constant; one a set of parameters, whoever uses it."""
-        key = (str(value.name), params)
-        if key in self.stored:
-            return self.stored[key]
-        array = ir.constant(value)
-        assert array is not None
-        if params.dtype == "int32" and params.axis is not None:
-            array = array.reshape(-1)
-        stored = ir.add_initializer(
-            self.graph, int4.quantized(params, array), self.fresh(f"{value.name}_quantized")
-        )
-        more = self.scale_and_zero(str(value.name), params, zero=zero)
-        attributes = {} if params.axis is None else {"axis": params.axis}
-        node = _node("DequantizeLinear", (stored, *more), self.fresh(f"{value.name}_dequantized"), attributes)
-        node.outputs[0].shape, node.outputs[0].type = ir.Shape(array.shape), ir.TensorType(ir.DataType.FLOAT)
-        self.graph.insert_before(next(iter(self.graph)), node)
-        self.stored[key] = node.outputs[0]
-        return node.outputs[0]
 
     def weights_only(self, node: ir.Node) -> None:
         """Stores the weights of a node that computes in float as its precision says: in int8 or in float16."""
@@ -176,26 +117,16 @@ class _Writer:
             or array.dtype != np.float32
         ):
             return
-        if precision == "dynamic":
-            made = self.constant(weight, self.plan.tensors[str(weight.name)], node)
+        params = self.plan.tensors.get(str(weight.name))
+        fits = params is not None and params.axis in (None, rules.channel_axis(node))
+        # TRANSPOSE_CONV takes no int8 weights with float data.
+        if precision == "dynamic" and fits and params is not None and node.op_type != "ConvTranspose":
+            made = self.constant(weight, params, node)
         elif precision == "fp16" and np.abs(array).max(initial=0) <= np.finfo(np.float16).max:
             made = self.half(weight, array)
         else:
             return
         node.replace_input_with(rule.weight, made)
-
-    def half(self, weight: ir.Value, array: ir.Array) -> ir.Value:
-        """A constant stored in float16 and cast to float32."""
-        if weight not in self.halves:
-            stored = ir.add_initializer(
-                self.graph, array.astype(np.float16), self.fresh(f"{weight.name}_float16")
-            )
-            name = self.fresh(f"{weight.name}_widened")
-            node = _node("Cast", (stored,), name, {"to": int(ir.DataType.FLOAT)})
-            node.outputs[0].shape, node.outputs[0].type = weight.shape, ir.TensorType(ir.DataType.FLOAT)
-            self.graph.insert_before(next(iter(self.graph)), node)
-            self.halves[weight] = node.outputs[0]
-        return self.halves[weight]
 
     def activations(self, units: dict[ir.Node, rules.Column]) -> None:
         """Puts a pair behind every value that an integer node reads or writes."""
@@ -276,7 +207,7 @@ class _Writer:
         for i in rules.data_inputs(node):
             dq = node.inputs[i].producer() if node.inputs[i] is not None else None  # type: ignore[union-attr]
             source = node.inputs[i]
-            if dq is None or source is None or dq.op_type != "DequantizeLinear" or self.matches(dq, own):
+            if dq is None or source is None or dq.op_type != "DequantizeLinear" or matches(dq, own):
                 continue
             stem = f"{source.name}_requantized"
             q, again = self.q_dq(source, own, stem, None)
@@ -287,42 +218,6 @@ class _Writer:
         name = str(unit_outputs(node)[0].name)
         return self.plan.tensors[name if name in self.plan.tensors else name.removesuffix("_float")]
 
-    @staticmethod
-    def matches(dq: ir.Node, params: QuantParams) -> bool:
-        scale, zero = (
-            ir.constant(dq.inputs[1]),
-            ir.constant(dq.inputs[2]) if len(dq.inputs) > 2 else np.array(0),
-        )
-        assert scale is not None
-        assert zero is not None
-        if dq.inputs[0] is not None and str(dq.inputs[0].dtype).lower() != params.dtype:
-            return False
-        return bool(
-            scale.reshape(-1)[0] == params.scale[0] and int(zero.reshape(-1)[0]) == params.zero_point[0]
-        )
-
-    def q_dq(
-        self, value: ir.Value, params: QuantParams, stem: str, output: str | None
-    ) -> tuple[ir.Node, ir.Node]:
-        more = self.scale_and_zero(stem, params)
-        q = _node("QuantizeLinear", (value, *more), self.fresh(f"{stem}_quantized"))
-        dq = _node("DequantizeLinear", (q.outputs[0], *more), output or self.fresh(f"{stem}_dequantized"))
-        q.outputs[0].shape = dq.outputs[0].shape = value.shape
-        stored = {"int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8, "int16": ir.DataType.INT16}[
-            params.dtype
-        ]
-        q.outputs[0].type, dq.outputs[0].type = ir.TensorType(stored), ir.TensorType(ir.DataType.FLOAT)
-        return q, dq
-
 
 def _computes_in_float(node: ir.Node) -> bool:
     return any(out.dtype in (None, ir.DataType.FLOAT) for out in node.outputs)
-
-
-def _node(
-    op_type: str, inputs: tuple[ir.Value, ...], output: str, attributes: dict[str, int] | None = None
-) -> ir.Node:
-    made = ir.Node("", op_type, inputs)
-    made.attributes.update({k: ir.Attr(k, ir.AttributeType.INT, v) for k, v in (attributes or {}).items()})
-    made.outputs[0].name = output
-    return made

@@ -136,6 +136,32 @@ def test_float_nodes_between_integer_ones_stay_float(precision: str) -> None:
     assert kinds == ["DequantizeLinear", middle, "DequantizeLinear"]
 
 
+def test_convolutions_without_a_kernel_for_int8_weights_stay_float() -> None:
+    made = graph("c = Conv(x, w) t = ConvTranspose(c, dense) y = Conv(t, w)")
+    artifact = check(*planned(made, t="dynamic"))
+    assert [i["op_type"] for i in artifact.notes["float_islands"]] == ["ConvTranspose"]
+
+
+def test_weights_that_are_read_along_two_axes() -> None:
+    """Their scales lie along one of them: the other operator computes in float, in graphs of others too."""
+    for text in ("t = ConvTranspose(x, w) y = Conv(t, w)", "t = Conv(x, w) y = ConvTranspose(t, w)"):
+        for kind in ("int8", "dynamic", "int16x8"):
+            model, plan = planned(graph(text), t=kind)
+            assert any("along another axis" in i["reason"] for i in check(model, plan).notes["float_islands"])
+    made = network(
+        "g (float[1,4,6,5] x) => (float[1,4,6,5] y) { a = QuantizeLinear(x, s, z) b = DequantizeLinear(a, s, z) "
+        "v = DequantizeLinear<axis=1>(w, many, zs) c = Conv(b, v) d = QuantizeLinear(c, t, z) "
+        "y = DequantizeLinear(d, t, z) }",
+        s=np.array(0.03, np.float32), t=np.array(0.1, np.float32), z=np.array(0, np.int8),
+        many=np.array([0.01, 0.001, 0.02, 0.005], np.float32), zs=np.zeros(4, np.int8),
+        w=np.arange(-8, 8).astype(np.int8).reshape(4, 4, 1, 1) * 15,
+    )  # fmt: skip
+    feeds = {"x": seeded(1, 4, 6, 5)}
+    wanted = OrtRunner.from_bytes(made.SerializeToString(), optimize=False).run(feeds)["y"]
+    got = LiteRtRunner(lower(load(made), precision="int8", target="arm").data).run(feeds)["y"]
+    np.testing.assert_allclose(got, wanted, atol=0.11)
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", GRAPHS)
 def test_any_mixture_answers_rightly(name: str, seed: int) -> None:

@@ -13,6 +13,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgecc import ir
+from edgecc.quant import conditions
+from edgecc.quant.conditions import channel_axis
+
+__all__ = [
+    "FUSED_ACTIVATIONS", "RULES", "TFLITE_INT16", "Column", "Rule", "Runtime", "activation_kind", "bias_of",
+    "channel_axis", "clip_limits", "column", "data_inputs", "fused_activation", "weight_of",
+]  # fmt: skip
 
 Runtime = Literal["tflite", "onnx"]
 
@@ -52,103 +59,26 @@ class Rule:
     hull: bool = False
 
 
-def _constant_weight(node: ir.Node) -> str | None:
-    if ir.constant(node.inputs[1]) is None:
-        return "its weights are computed"
-    if len(node.inputs) > 2 and node.inputs[2] is not None and ir.constant(node.inputs[2]) is None:
-        return "its bias is computed"
-    return None
-
-
-def _gemm(node: ir.Node) -> str | None:
-    if ir.attribute(node, "transA", 0):
-        return "its first operand is transposed (transA)"
-    if ir.attribute(node, "alpha", 1.0) != 1.0 or ir.attribute(node, "beta", 1.0) != 1.0:
-        return "alpha or beta is not 1"
-    if (reason := _constant_weight(node)) is not None:
-        return reason
-    weight, bias = ir.constant(node.inputs[1]), ir.constant(node.inputs[2] if len(node.inputs) > 2 else None)
-    if bias is not None and weight is not None and bias.size != weight.shape[channel_axis(node)]:
-        return "its bias is not one number a column"
-    return None
-
-
-def _matmul(node: ir.Node) -> str | None:
-    weight = node.inputs[1]
-    if ir.constant(node.inputs[0]) is not None:
-        return "its first operand is constant"
-    if ir.constant(weight) is not None and weight is not None and len(weight.shape or ()) != 2:
-        return "its weights are not a matrix"
-    return None
-
-
-def _last_axis(node: ir.Node) -> str | None:
-    value = node.inputs[0]
-    rank = len(value.shape) if value is not None and value.shape is not None else 0
-    axis = ir.attribute(node, "axis", -1)
-    return None if axis in (-1, rank - 1) else f"it works along axis {axis}, not the last"
-
-
-def _nearest(node: ir.Node) -> str | None:
-    mode = ir.attribute(node, "mode", "nearest")
-    return None if mode == "nearest" else f"ONNX Runtime has no integer kernel for mode {mode!r}"
-
-
-def _linear_or_nearest(node: ir.Node) -> str | None:
-    mode = ir.attribute(node, "mode", "nearest")
-    return None if mode in ("nearest", "linear") else f"TFLite has no mode {mode!r}"
-
-
-def _spatial_mean(node: ir.Node) -> str | None:
-    """A mean over height and width is a GlobalAveragePool, which has an integer kernel."""
-    value, axes = node.inputs[0], ir.constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    rank = len(value.shape) if value is not None and value.shape is not None else 0
-    if rank == 4 and axes is not None and sorted(int(a) % rank for a in axes.reshape(-1)) == [2, 3]:
-        return None
-    return "ONNX Runtime has an integer kernel only for means over height and width"
-
-
-def _pad_zero(node: ir.Node) -> str | None:
-    if ir.attribute(node, "mode", "constant") != "constant":
-        return None
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        value = ir.constant(node.inputs[2])
-        if value is None or value.size != 1 or float(value.reshape(-1)[0]) != 0.0:
-            return "it pads with another number than 0"
-    return None
-
-
-def _counts_beyond_padding(node: ir.Node) -> str | None:
-    if ir.attribute(node, "ceil_mode", 0) and ir.attribute(node, "count_include_pad", 0):
-        return "ONNX Runtime's integer kernel divides by what lies beyond the padding, too (ceil_mode)"
-    return None
-
-
-def _broadcast_rank(node: ir.Node) -> str | None:
-    """TFLite's int8 MUL aborts beyond 4 axes where the operands have different shapes."""
-    shapes = {ir.dims(value) for value in node.inputs if value is not None}
-    rank = max((len(shape) for shape in shapes if shape is not None), default=0)
-    if len(shapes) > 1 and rank > 4:
-        return f"TFLite multiplies integers of different shapes along at most 4 axes, here are {rank}"
-    return None
-
-
 OWN, SAME = Column("own"), Column("same")
 _SIGMOID = {"int8": (1 / 256, -128), "uint8": (1 / 256, 0), "int16": (2.0**-15, 0)}
 _TANH = {"int8": (1 / 128, 0), "uint8": (1 / 128, 128), "int16": (2.0**-15, 0)}
 _LOG_SOFTMAX = {"int8": (16 / 256, 127), "uint8": (16 / 256, 255)}
-_WEIGHTED = Column("own", unless=_constant_weight)
+_WEIGHTED = Column("own", unless=conditions.constant_weight)
 _MOVE = Rule(SAME, SAME, hull=True)  # moves values and computes nothing
 
 RULES: Mapping[str, Rule] = {
     # with weights
     "Conv": Rule(_WEIGHTED, _WEIGHTED, weight=1, bias=2),
     "ConvTranspose": Rule(_WEIGHTED, None, weight=1, bias=2),
-    "Gemm": Rule(Column("own", unless=_gemm), Column("own", unless=_gemm), weight=1, bias=2),
-    "MatMul": Rule(Column("own", unless=_matmul), Column("own", unless=_matmul), data=None, weight=1),
+    "Gemm": Rule(
+        Column("own", unless=conditions.gemm), Column("own", unless=conditions.gemm), weight=1, bias=2
+    ),
+    "MatMul": Rule(
+        Column("own", unless=conditions.matmul), Column("own", unless=conditions.matmul), data=None, weight=1
+    ),
     # arithmetic
     "Add": Rule(OWN, OWN, data=None),
-    "Mul": Rule(Column("own", unless=_broadcast_rank), OWN, data=None),
+    "Mul": Rule(Column("own", unless=conditions.broadcast_rank), OWN, data=None),
     "Sub": Rule(OWN, None, data=None),
     "Max": Rule(SAME, None, data=None, hull=True),
     "Min": Rule(SAME, None, data=None, hull=True),
@@ -168,14 +98,14 @@ RULES: Mapping[str, Rule] = {
     "Softmax": Rule(
         Column("fixed", _SIGMOID), Column("fixed", _SIGMOID)
     ),  # TFLite: the layout puts the axis last
-    "LogSoftmax": Rule(Column("fixed", _LOG_SOFTMAX, _last_axis), None),
-    "LpNormalization": Rule(Column("fixed", _TANH, _last_axis), None),
+    "LogSoftmax": Rule(Column("fixed", _LOG_SOFTMAX, conditions.last_axis), None),
+    "LpNormalization": Rule(Column("fixed", _TANH, conditions.last_axis), None),
     # pooling and reductions
     "MaxPool": _MOVE,
     "GlobalMaxPool": Rule(SAME, None, hull=True),
-    "AveragePool": Rule(SAME, Column("own", unless=_counts_beyond_padding)),
+    "AveragePool": Rule(SAME, Column("own", unless=conditions.counts_beyond_padding)),
     "GlobalAveragePool": Rule(OWN, OWN),  # TFLite: MEAN, which has its own output scale
-    "ReduceMean": Rule(OWN, Column("own", unless=_spatial_mean)),
+    "ReduceMean": Rule(OWN, Column("own", unless=conditions.spatial_mean)),
     "ReduceSum": Rule(OWN, None),
     "ReduceMax": Rule(SAME, SAME, hull=True),
     "ReduceMin": Rule(SAME, SAME, hull=True),
@@ -186,9 +116,15 @@ RULES: Mapping[str, Rule] = {
     "Flatten": _MOVE,
     "Gather": _MOVE,
     "Identity": _MOVE,
-    "Pad": Rule(Column("same", unless=_pad_zero), Column("same", unless=_pad_zero), hull=True),
+    "Pad": Rule(
+        Column("same", unless=conditions.pad_zero), Column("same", unless=conditions.pad_zero), hull=True
+    ),
     "Reshape": _MOVE,
-    "Resize": Rule(Column("same", unless=_linear_or_nearest), Column("same", unless=_nearest), hull=True),
+    "Resize": Rule(
+        Column("same", unless=conditions.linear_or_nearest),
+        Column("same", unless=conditions.nearest),
+        hull=True,
+    ),
     "Slice": _MOVE,
     "SpaceToDepth": Rule(SAME, None, hull=True),
     "Split": _MOVE,
@@ -199,15 +135,10 @@ RULES: Mapping[str, Rule] = {
 }
 
 
-def _one_slope(node: ir.Node) -> str | None:
-    slope = ir.constant(node.inputs[1])
-    return None if slope is not None and slope.size == 1 else "TFLite's int16 kernel takes one constant slope"
-
-
 # Where int16 activations differ from the column `tflite`: found by running one-operator files in LiteRT 2.3 and
 # tflite-runtime 2.14 (no kernel in either or in one; PRELU answers wrongly; SUM demands equal scales).
 TFLITE_INT16: Mapping[str, Column | None] = {
-    "PRelu": Column("own", unless=_one_slope),  # LEAKY_RELU
+    "PRelu": Column("own", unless=conditions.one_slope),  # LEAKY_RELU
     **dict.fromkeys(
         (
             "HardSwish",
@@ -287,13 +218,6 @@ def bias_of(node: ir.Node) -> ir.Value | None:
         return None
     value = node.inputs[rule.bias]
     return value if ir.constant(value) is not None else None
-
-
-def channel_axis(node: ir.Node) -> int:
-    """The axis of the output channels in the weights."""
-    if node.op_type == "Gemm":
-        return 0 if ir.attribute(node, "transB", 0) else 1
-    return {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}[node.op_type]
 
 
 def column(node: ir.Node, runtime: Runtime, dtype: Literal["int8", "int16"] = "int8") -> Column | str:

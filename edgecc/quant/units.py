@@ -37,14 +37,13 @@ def integer_units(
     """
     units: dict[ir.Node, Column] = {}
     reasons: dict[str, str] = {}
-    axes: dict[str, int | None] = {}
     fused: set[ir.Node] = set()
     for node in model.graph:
         if node in fused:
             continue
         found = _column(node, runtime, plan)
         if isinstance(found, Column):
-            found = _missing(node, found, plan, axes)
+            found = _missing(node, found, plan)
         if isinstance(found, str):
             reasons[ir.label(node)] = found
             continue
@@ -62,7 +61,7 @@ def _column(node: ir.Node, runtime: Runtime, plan: QuantPlan) -> Column | str:
     return rules.column(node, runtime, width(plan, node))
 
 
-def _missing(node: ir.Node, found: Column, plan: QuantPlan, axes: dict[str, int | None]) -> Column | str:
+def _missing(node: ir.Node, found: Column, plan: QuantPlan) -> Column | str:
     """The column, or what the plan lacks to quantize the node."""
     for value in (*(node.inputs[i] for i in rules.data_inputs(node)), *unit_outputs(node)):
         if value is not None and str(value.name) not in plan.ranges and ir.constant(value) is None:
@@ -72,7 +71,7 @@ def _missing(node: ir.Node, found: Column, plan: QuantPlan, axes: dict[str, int 
         return found
     name, axis = str(weight.name), rules.channel_axis(node)
     params = plan.tensors.get(name)
-    if params is None or (params.axis is not None and axes.setdefault(name, axis) != axis):
+    if params is None or (params.axis not in (None, axis) and not params.block_size):
         return "its weights are shared with an operator that reads them along another axis"
     return found
 

@@ -89,9 +89,25 @@ def _is_product(b: Builder, weight: Operand, win: Window, groups: int) -> bool:
     return int4 and alone and groups == 1 and weight.array.shape[1] % 2 == 0
 
 
+def _along(
+    b: Builder, weight: Operand, channels: int, stored: tuple[Array, QuantParams | None]
+) -> tuple[Array, QuantParams | None]:
+    """Stored weights if their scales lie along the axis of the output channels, as kernels read them; else real ones.
+
+    Raises:
+        NeedsFloat: they lie along another, and the site works on integers.
+    """
+    quant = stored[1]
+    if quant is None or quant.block_size or quant.axis in (None, channels):
+        return stored
+    if b.quantized:
+        raise NeedsFloat
+    return weight.real(), None
+
+
 def _kernel_weights(b: Builder, weight: Operand, code: str) -> int:
     """(out, in/groups, kh, kw) as (out, kh, kw, in/groups); depthwise (1, kh, kw, out); of a product (out, in)."""
-    array, quant = stored_weight(b, weight, code)
+    array, quant = _along(b, weight, 0, stored_weight(b, weight, code))
     if code == "FULLY_CONNECTED":
         return b.weight(array.reshape(array.shape[:2]), str(weight.value.name), quant)
     if array.ndim == 3:
@@ -204,7 +220,7 @@ def conv_transpose(site: Site, b: Builder) -> None:
 
 def _transposed_weights(b: Builder, weight: Operand, groups: int, more: list[int]) -> tuple[int, Operand]:
     """(in, out/groups, ...) as (out, kh, kw, in), with `more` zeros behind each spatial axis; and the scales used."""
-    array, quant = stored_weight(b, weight, "TRANSPOSE_CONV")
+    array, quant = _along(b, weight, 1, stored_weight(b, weight, "TRANSPOSE_CONV"))
     array = np.pad(array, ((0, 0), (0, 0), *((0, m) for m in more)))
     if array.ndim == 3:
         array = array[:, :, None, :]
