@@ -25,6 +25,11 @@ _LEAST_VARIANCE = 1e-3
 # Fractions of the extremes that are tried as ends of the range.
 _FRACTIONS = np.linspace(0.1, 1.0, 37)
 _STEPS = 255.0
+# What is cut off counts so many times. Rounding errors are independent, so sums average them out; those of
+# cutting off have one sign and come together. SQNR on other images at 1, 4, 8 and 16 times: MobileNetV2 22.6,
+# 23.5, 23.4, 23.4 dB; ResNet-20 25.0, 27.5, 27.8, 28.4; EfficientNet-Lite0 24.9, 25.3, 25.3, 25.1; beyond that it
+# becomes the observer "robust": 22.6, 28.7, 25.0.
+_CUT_OFF = 8.0
 
 
 @dataclass
@@ -148,14 +153,14 @@ def least_error(weights: ir.Array, limit: float, low: float, high: float) -> Ran
         limit: of the histogram.
         low, high: ends of the widest range, of which fractions are tried.
 
-    A step d adds d^2/12 to the squared error of what lies inside (Bennett 1948).
+    A step d adds d^2/12 to the squared error of what lies inside (Bennett 1948); see `_CUT_OFF` for the rest.
     """
     bins = len(weights)
     centres = (np.arange(bins) + 0.5) * (2 * limit / bins) - limit
     above = np.array([np.square(np.maximum(centres - high * f, 0)) @ weights for f in _FRACTIONS])
     below = np.array([np.square(np.maximum(low * f - centres, 0)) @ weights for f in _FRACTIONS])
     step = (high * _FRACTIONS[None, :] - low * _FRACTIONS[:, None]) / _STEPS
-    error = below[:, None] + above[None, :] + weights.sum() * np.square(step) / 12
+    error = _CUT_OFF * (below[:, None] + above[None, :]) + weights.sum() * np.square(step) / 12
     # Of equal errors (one end is 0) the last: the whole range.
     at_low, at_high = np.argwhere(error <= error.min() * (1 + 1e-9))[-1]
     return float(low * _FRACTIONS[at_low]), float(high * _FRACTIONS[at_high])
