@@ -245,6 +245,17 @@ class Builder:
         return found is not None and found in (_quant_key(quant), _quant_key(quant.as_unsigned()))
 
     def _convert(self, source: int, target: int) -> None:
+        """What turns one type into another; held to the kernels of the file's runtime alone.
+
+        (From int8 to int16 tflite-runtime 2.14 has none; a float tensor between would cost every other runtime.)
+        """
+        held, self.kernels = self.kernels, self.demanded
+        try:
+            self._turn(source, target)
+        finally:
+            self.kernels = held
+
+    def _turn(self, source: int, target: int) -> None:
         """QUANTIZE or DEQUANTIZE; both where no kernel goes from one scale to the other."""
         if self.graph.tensors[target].quant is None:
             self.operator("DEQUANTIZE", [source], [target])
