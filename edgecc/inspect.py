@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -11,7 +10,6 @@ from typing import Any
 
 from edgecc import ir
 from edgecc.analysis.cost import NodeCost, node_costs, total_macs, total_parameters
-from edgecc.errors import Finding, UnsupportedError
 from edgecc.importer import load
 from edgecc.modelfile import identity
 from edgecc.options import CompileOptions
@@ -19,17 +17,9 @@ from edgecc.pipeline import PassContext, Pipeline
 from edgecc.presets import float_passes
 from edgecc.report.schema import ModelFacts, model_facts
 from edgecc.report.terminal import Table
+from edgecc.serving import Serving, servings
+from edgecc.target import Target
 from edgecc.target import target as find_target
-
-
-@dataclass(frozen=True)
-class Serving:
-    """What a target makes of a model: operators of the lowered graph, or the nodes that it cannot run."""
-
-    target: str
-    format: str
-    operators: Mapping[str, int]
-    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True)
@@ -42,7 +32,7 @@ class Inspection:
         weight_bytes: of all constants.
         peak_activation_bytes: the most that lives at once when nodes run in order, in float32.
         costs: a row a node.
-        targets: what each can run of it.
+        targets: what each can run of it, in every format and precision.
     """
 
     model: ModelFacts
@@ -79,25 +69,15 @@ def inspect_model(
         ),
         peak_activation_bytes=peak_activations(model),
         costs=tuple(node_costs(model)),
-        targets=tuple(_serving(model, device.name, form) for device in devices for form in device.formats),
+        targets=tuple(
+            found for device in devices for found in servings(_after_passes(model, device), device)
+        ),
     )
 
 
-def _serving(model: ir.Model, name: str, form: str) -> Serving:
-    device = find_target(name)
-    passes = Pipeline(float_passes(device, CompileOptions(target=name)))
-    lowered, _ = passes.run(model, PassContext(target=device, check=False))
-    try:
-        if form == "tflite":
-            from edgecc.tflite.lower import lower_graph
-
-            found = lower_graph(lowered)
-        else:
-            operators = Counter(node.op_type for node in lowered.graph)
-            return Serving(name, form, dict(operators.most_common()), ())
-    except UnsupportedError as error:
-        return Serving(name, form, {}, error.findings or (Finding("all", "-", error.message),))
-    return Serving(name, form, found.notes["operators"], ())
+def _after_passes(model: ir.Model, device: Target) -> ir.Model:
+    passes = Pipeline(float_passes(device, CompileOptions(target=device.name)))
+    return passes.run(model, PassContext(target=device, check=False))[0]
 
 
 def peak_activations(model: ir.Model) -> int | None:
@@ -150,12 +130,29 @@ def inspection_tables(found: Inspection, *, every: bool = False) -> list[Any]:
             rows,
         )
     )
-    for serving in found.targets:
-        where = f"{serving.target}, {serving.format}"
-        if serving.findings:
-            items.append(Table(f"{where} cannot run", ("node", "operator", "reason"),
-                               [[f.node, f.op_type, f.reason] for f in serving.findings]))  # fmt: skip
-        else:
-            kinds = ", ".join(f"{n} {k}" for k, n in serving.operators.items())
-            items.append(f"{where} runs all of it: {kinds}")
+    for found_there in found.targets:
+        items += _serving_items(found_there, every=every)
+    return items
+
+
+def _serving_items(found: Serving, *, every: bool) -> list[Any]:
+    """A line for what runs, a table for what cannot, and one for what leaves the integers (`every`: for all nodes)."""
+    where = f"{found.target}, {found.format} {found.precision}"
+    items: list[Any] = []
+    if found.findings:
+        rows = [[f.node, f.op_type, f.reason] for f in found.findings]
+        items.append(Table(f"{where} cannot run", ("node", "operator", "reason"), rows))
+    elif found.format == "tflite":
+        kinds = ", ".join(f"{n} {k}" for k, n in found.operators.items())
+        items.append(f"{where} runs all of it: {kinds}")
+    else:
+        items.append(f"{where} runs all of it")
+    shown = [n for n in found.nodes if every or n.reason]
+    if shown:
+        title = f"{where}, every node" if every else f"{where} runs these on real values"
+        rows = [
+            [n.node, n.op_type, ", ".join(dict.fromkeys(n.operators)), "; ".join(n.stored), n.reason]
+            for n in shown
+        ]
+        items.append(Table(title, ("node", "operator", "kernels", "stored as", "reason"), rows))
     return items
