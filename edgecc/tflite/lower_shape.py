@@ -20,6 +20,7 @@ from edgecc.ir import Array
 from edgecc.tflite import lowers
 from edgecc.tflite.builder import Builder, Unservable, is_batched
 from edgecc.tflite.compose import Composer, Term
+from edgecc.tflite.padding import repeated_padding
 
 
 def _constant(site: Site, position: int) -> Array | None:
@@ -138,7 +139,7 @@ _MIRROR = {"reflect": 0}  # schema.fbs: enum MirrorPadMode
 
 @lowers("Pad", int8=True)
 def pad(site: Site, b: Builder) -> None:
-    """PAD with zeros, PADV2 with another constant, MIRROR_PAD for reflection."""
+    """PAD with zeros, PADV2 with another constant, MIRROR_PAD for reflection, else GATHER."""
     order = b.permutation(site.outputs[0].value)
     rank = len(order)
     amounts, value, axes = (_constant(site, i) for i in (1, 2, 3))
@@ -157,7 +158,7 @@ def pad(site: Site, b: Builder) -> None:
     if mode in _MIRROR:
         b.operator("MIRROR_PAD", [source, paddings], [b.output()], {"mode": _MIRROR[mode]})
     elif mode != "constant":
-        raise Unservable(f"padding mode {mode!r} has no kernel")
+        repeated_padding(b, source, table[list(order)], mode)
     elif value is None or not value.any():
         b.operator("PAD", [source, paddings], [b.output()])
     else:

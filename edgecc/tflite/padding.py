@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from edgecc.analysis.sites import Site
+from edgecc.ir import Array
 from edgecc.tflite.builder import Builder, Unservable
 
 SAME, VALID = 0, 1  # schema.fbs: enum Padding
@@ -108,8 +111,6 @@ def apply_padding(b: Builder, tensor: int, win: Window, *, lowest: bool = False)
 
 def explicit_padding(b: Builder, tensor: int, win: Window, *, lowest: bool = False) -> int:
     """As `apply_padding`, but always with a PAD."""
-    import numpy as np
-
     if min(*win.before, *win.after) < 0:
         raise Unservable("negative padding", "crop with a Slice instead")
     (top, left), (bottom, right) = win.before, win.after
@@ -123,3 +124,27 @@ def explicit_padding(b: Builder, tensor: int, win: Window, *, lowest: bool = Fal
     least = np.iinfo(facts.dtype).min if integers else np.finfo(np.float32).min
     value = np.array(least, facts.dtype)
     return b.operator("PADV2", [tensor, paddings, b.constant(value, "lowest", facts.quant)], [target])
+
+
+def repeated_padding(b: Builder, source: int, table: Array, mode: str) -> None:
+    """The result of a Pad that repeats its operand: the border cells ("edge"), or from the other end ("wrap").
+
+    Args:
+        b: the builder.
+        source: the operand.
+        table: (axes, 2), cells in front of and behind each axis.
+        mode: ONNX's.
+    """
+    if mode not in ("edge", "wrap"):
+        raise Unservable(f"padding mode {mode!r} has no kernel")
+    padded = [int(axis) for axis in np.flatnonzero(table.any(1))]
+    if not padded:
+        b.alias(source)
+    for axis in padded:
+        size = b.shape(source)[axis]
+        places = np.arange(-int(table[axis, 0]), size + int(table[axis, 1]))
+        places = np.clip(places, 0, size - 1) if mode == "edge" else places % size
+        shape = [places.size if a == axis else d for a, d in enumerate(b.shape(source))]
+        target = b.output() if axis == padded[-1] else b.temporary(source, f"padded_{axis}", shape)
+        b.operator("GATHER", [source, b.ints(places)], [target], {"axis": axis, "batchDims": 0})
+        source = target

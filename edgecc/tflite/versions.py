@@ -72,7 +72,12 @@ def _by_options(op: Operator, tensors: Sequence[Tensor]) -> int:
     stored = tensors[op.inputs[1]] if len(op.inputs) > 1 and op.inputs[1] >= 0 else None
     if stored is not None and stored.dtype == "int4" and stored.quant is not None:
         return _int4_version(op.code, data, stored, stored.quant)
-    if op.code in _CHANNELS_INT16 and data.dtype == "int16" and stored is not None and stored.quant is not None:
+    if (
+        op.code in _CHANNELS_INT16
+        and data.dtype == "int16"
+        and stored is not None
+        and stored.quant is not None
+    ):
         return 1 if stored.quant.axis is None else _CHANNELS_INT16[op.code]
     if op.code in _HYBRID and data.dtype == "float32" and tensors[op.inputs[1]].dtype == "int8":
         quant = tensors[op.inputs[1]].quant

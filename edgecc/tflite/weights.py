@@ -46,7 +46,9 @@ def stored_weight(
         return (weight.array.astype(np.int16) + 128).astype(np.uint8), quant.as_unsigned()
     weight, quant = _centred(weight, quant)
     assert weight.array is not None
-    stored = next((t for t in _storage(quant) if _served(b, t, code, quant)), None) if quant.symmetric else None
+    stored = (
+        next((t for t in _storage(quant) if _served(b, t, code, quant)), None) if quant.symmetric else None
+    )
     if quant.block_size and (b.quantized or not whole or not _blocks_fit(weight, quant, code)):
         stored = None
     if b.quantized and stored is None:
