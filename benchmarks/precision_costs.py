@@ -45,7 +45,7 @@ def weights(*shape: int) -> Any:
 
 
 # Operator, shapes of its activations, constants, attributes.
-CASES: list[tuple[str, list[tuple[int, ...]], list[Any], dict[str, Any]]] = [
+CASES: list[Any] = [
     *(("Conv", [(1, i, s, s)], [weights(o, i, 1, 1), weights(o)], {}) for i, o, s in
       ((16, 96, 56), (96, 24, 56), (144, 32, 28), (192, 64, 14), (384, 96, 14), (960, 320, 7))),
     *(("Conv", [(1, c, s, s)], [weights(c, c, 3, 3), weights(c)], {"pads": [1, 1, 1, 1]})
