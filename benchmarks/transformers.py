@@ -25,7 +25,7 @@ from edgecc.runtime.ort import OrtRunner
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from transformer_cases import TRANSFORMERS, feeds  # type: ignore[import-not-found]  # noqa: E402
+from transformer_cases import TRANSFORMERS, feeds  # noqa: E402
 
 LIMIT = 1e-4
 BATCHES = (1, 2, 5)

@@ -26,7 +26,7 @@ EPOCHS, BATCH, RATE = 60, 64, 2e-3
 # --- the network ----------------------------------------------------------------------------------------
 
 
-class Block(nn.Module):
+class Block(nn.Module):  # type: ignore[misc]
     """One encoder block with the norms in front (Dosovitskiy et al. 2021, figure 1)."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Block(nn.Module):
         return x + self.fc2(nn.functional.gelu(self.fc1(self.norm2(x))))
 
 
-class Transformer(nn.Module):
+class Transformer(nn.Module):  # type: ignore[misc]
     """Patches by a convolution, a class token, learned positions, blocks, and a linear head on the class token."""
 
     def __init__(self) -> None:
@@ -98,7 +98,8 @@ def train(split: Split) -> Transformer:
             total += loss.item()
         if epoch % 10 == 9:
             print(f"{NAME}: epoch {epoch + 1} of {EPOCHS}, training loss {total / steps:.4f}")
-    return network.eval()
+    network.eval()
+    return network
 
 
 # --- the ONNX side --------------------------------------------------------------------------------------
@@ -113,7 +114,7 @@ class TransformerWriter(OnnxWriter):
 
     def integers(self, name: str, *values: int) -> str:
         """A vector of int64."""
-        return self.constant(name, np.array(values, np.int64))  # type: ignore[arg-type]
+        return self.constant(name, np.array(values, np.int64))
 
     def number(self, name: str, value: float) -> str:
         """A float scalar."""
@@ -167,7 +168,7 @@ class TransformerWriter(OnnxWriter):
 
     def taken(self, name: str, x: str, index: int) -> str:
         """One position of axis 0."""
-        place = self.constant(f"{name}/index", np.asarray(index, np.int64))  # type: ignore[arg-type]
+        place = self.constant(f"{name}/index", np.asarray(index, np.int64))
         return self.node("Gather", name, [x, place], axis=0)
 
     def block(self, name: str, x: str) -> str:
@@ -196,7 +197,7 @@ def write(network: Transformer, path: Path) -> None:
     x = w.node("Add", "positions/sum", [x, w.parameter("positions")])
     for number in range(DEPTH):
         x = w.block(f"blocks.{number}", x)
-    place = w.constant("head/index", np.asarray(0, np.int64))  # type: ignore[arg-type]
+    place = w.constant("head/index", np.asarray(0, np.int64))
     first = w.node("Gather", "head/token", [w.norm("norm", x), place], axis=1)
     w.gemm("head", first, arrays["head.weight"], arrays["head.bias"], OUTPUT)
     sample: Sequence[int | str] = ["N", 1, 8, 8]

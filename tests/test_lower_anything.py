@@ -36,7 +36,7 @@ class Made:
     ):
         names = ["" if a is None else f"x{i}" for i, a in enumerate(operands)]
         given = dict(zip(names, operands, strict=True))
-        self.feeds = {n: given[n] for n in names[:computed] if n}
+        self.feeds = {n: a for n, a in list(given.items())[:computed] if a is not None}
         kinds = {n: helper.np_dtype_to_tensor_dtype(a.dtype) for n, a in self.feeds.items()}
         node = helper.make_node(op, names, [f"y{i}" for i in range(outputs)], name="node", **attributes)
         graph = helper.make_graph(
@@ -109,7 +109,7 @@ def convolutions(draw: Draw) -> Made:
     bias = numbers(draw, (out * group,)) if draw(st.booleans()) else None
     data = numbers(draw, (draw(st.integers(1, 2)), each * group, *each_axis(1, 7)))
     computed = draw(st.sampled_from([1, 1, 1, 2]))
-    operands: list[Array | None] = [data, numbers(draw, shape)] + ([bias] if bias is not None else [])
+    operands: list[Array | None] = [data, numbers(draw, shape), *([bias] if bias is not None else [])]
     return Made(op, operands, computed, attributes)
 
 
@@ -180,7 +180,7 @@ def elementwise(draw: Draw) -> Made:
     if op in ("Div", "Mod") and dtype != "bool":
         pair[1] = np.where(pair[1] == 0, np.array(3, dtype), pair[1]).astype(dtype)  # type: ignore[arg-type]
     if op == "Pow":
-        pair = [np.abs(pair[0]), np.abs(pair[1]) % 4] if dtype != "bool" else pair  # type: ignore[arg-type,operator]
+        pair = [np.abs(pair[0]), np.abs(pair[1]) % 4] if dtype != "bool" else pair  # type: ignore[arg-type]
     if draw(st.booleans()):
         pair.reverse()
     attributes = {"fmod": 1} if op == "Mod" and dtype.startswith("float") else {}
@@ -299,11 +299,14 @@ def resizes(draw: Draw) -> Made:
 
 @st.composite
 def products(draw: Draw) -> Made:
-    lead = shapes(draw, 0, 4, 3)
-    other = tuple(d if draw(st.booleans()) else 1 for d in lead[draw(st.integers(0, len(lead))) :])
+    lead: tuple[int, ...] = shapes(draw, 0, 4, 3)
+    other: tuple[int, ...] = tuple(
+        d if draw(st.booleans()) else 1 for d in lead[draw(st.integers(0, len(lead))) :]
+    )
     rows, inner, columns = (draw(st.integers(1, 4)) for _ in range(3))
-    left = numbers(draw, (*lead, rows, inner) if lead or draw(st.booleans()) else (inner,))
-    right = numbers(draw, (*other, inner, columns) if other or draw(st.booleans()) else (inner,))
+    flat = draw(st.booleans()), draw(st.booleans())
+    left = numbers(draw, (*lead, rows, inner) if lead or flat[0] else (inner,))
+    right = numbers(draw, (*other, inner, columns) if other or flat[1] else (inner,))
     return Made("MatMul", [left, right], draw(st.integers(1, 2)), {})
 
 

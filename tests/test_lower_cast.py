@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -12,7 +14,7 @@ from tflite_cases import Array, compiled, seeded
 from edgecc.runtime.litert import LiteRtRunner
 from edgecc.runtime.ort import OrtRunner
 
-HALVES = {TensorProto.FLOAT16: np.float16, TensorProto.BFLOAT16: ml_dtypes.bfloat16}
+HALVES: dict[int, Any] = {TensorProto.FLOAT16: np.float16, TensorProto.BFLOAT16: ml_dtypes.bfloat16}
 
 
 def network(nodes: list[onnx.NodeProto], kinds: tuple[int, int], shape: list[int | str]) -> onnx.ModelProto:

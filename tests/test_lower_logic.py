@@ -8,7 +8,6 @@ import pytest
 from onnx import helper
 from tflite_cases import Array, compiled
 
-from edgecc.errors import UnsupportedError
 from edgecc.runtime.litert import LiteRtRunner
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -23,7 +25,7 @@ DIVISORS = np.array([1, -1, 2, 3, -3, 7, 10, 640, 2**31, -(2**32) - 1, 10**12 + 
 
 
 def node(
-    op: str, operands: dict[str, Array], constant: str | None = None, **attributes: object
+    op: str, operands: dict[str, Array], constant: str | None = None, **attributes: Any
 ) -> onnx.ModelProto:
     """One node over 64-bit integers."""
     kinds = {n: helper.np_dtype_to_tensor_dtype(a.dtype) for n, a in operands.items()}
