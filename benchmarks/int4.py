@@ -32,14 +32,22 @@ from edgecc.verify import class_outputs, compare_all, open_candidate
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DEFAULT = ("efficientnet_lite0", "mobilenet_v2_1.0", "resnet20", "lenet_caffe")
-# Name -> precision, whether there is calibration data, passes.
-FORMS: dict[str, tuple[Any, bool, tuple[str, ...]]] = {
-    "int8 weights": ("dynamic", False, ()),
-    "int4 weights": ("int4", False, ()),
-    "int4 weights, blocks of 64": ("int4", False, ("quantize_weights:block_size=64",)),
-    "int4 weights, blocks of 32": ("int4", False, ("quantize_weights:block_size=32",)),
-    "int8": ("int8", True, ()),
-    "int4 weights, int8 activations": ("int4", True, ()),
+_ALONE = {"skip_passes": ("round_weights",)}
+# Name -> whether there is calibration data, and the words of `compile`.
+FORMS: dict[str, tuple[bool, dict[str, Any]]] = {
+    "int8 weights": (False, {"precision": "dynamic"}),
+    "int4 weights": (False, {"precision": "int4"}),
+    "int4 weights, blocks of 64": (
+        False,
+        {"precision": "int4", "passes": ("quantize_weights:block_size=64",)},
+    ),
+    "int4 weights, blocks of 32": (
+        False,
+        {"precision": "int4", "passes": ("quantize_weights:block_size=32",)},
+    ),
+    "int8, rounding alone": (True, {"precision": "int8", **_ALONE}),
+    "int4 weights, int8 activations, rounding alone": (True, {"precision": "int4", **_ALONE}),
+    "int4 weights, int8 activations": (True, {"precision": "int4"}),
 }
 
 
@@ -97,13 +105,12 @@ def artifacts(network: Network) -> None:
     calibration, data, labels = test_data(network, model)
     reference = OrtRunner.from_model(model)
     classes = class_outputs(model)
-    for name, (precision, calibrated, passes) in FORMS.items():
+    for name, (calibrated, words) in FORMS.items():
         with tempfile.TemporaryDirectory() as folder:
             try:
                 result = edgecc.compile(
-                    network.path, precision=precision, data=calibration if calibrated else None, passes=passes,
-                    input_shape=network.input_shape or None, no_verify=True, no_profile=True,
-                    output=Path(folder) / "out",
+                    network.path, data=calibration if calibrated else None, input_shape=network.input_shape or None,
+                    no_verify=True, no_profile=True, output=Path(folder) / "out", **words,
                 )  # fmt: skip
             except edgecc.EdgeccError as error:
                 print(f"| {network.name} | {name} | {error.message} | | | | | |")
