@@ -140,27 +140,28 @@ class LeastError:
                     low = max(low, self._fence * float(np.quantile(seen.lows, 0.25)))
                     high = min(high, self._fence * float(np.quantile(seen.highs, 0.75)))
                 weights = seen.weighted(relative=self._relative)
-                low, high = least_error(weights, seen.limit, low, high)
+                low, high = least_error(weights, seen.limit, low, high, _CUT_OFF if self._relative else 1.0)
             found[name] = (low, high)
         return found
 
 
-def least_error(weights: ir.Array, limit: float, low: float, high: float) -> Range:
+def least_error(weights: ir.Array, limit: float, low: float, high: float, cut_off: float = 1.0) -> Range:
     """The range within low..high that loses least to rounding and to cutting off.
 
     Args:
         weights: (bins,) of a histogram over [-limit, limit] without the values that are 0.
         limit: of the histogram.
         low, high: ends of the widest range, of which fractions are tried.
+        cut_off: so many times the error of what lies outside counts.
 
-    A step d adds d^2/12 to the squared error of what lies inside (Bennett 1948); see `_CUT_OFF` for the rest.
+    A step d adds d^2/12 to the squared error of what lies inside (Bennett 1948).
     """
     bins = len(weights)
     centres = (np.arange(bins) + 0.5) * (2 * limit / bins) - limit
     above = np.array([np.square(np.maximum(centres - high * f, 0)) @ weights for f in _FRACTIONS])
     below = np.array([np.square(np.maximum(low * f - centres, 0)) @ weights for f in _FRACTIONS])
     step = (high * _FRACTIONS[None, :] - low * _FRACTIONS[:, None]) / _STEPS
-    error = _CUT_OFF * (below[:, None] + above[None, :]) + weights.sum() * np.square(step) / 12
+    error = cut_off * (below[:, None] + above[None, :]) + weights.sum() * np.square(step) / 12
     # Of equal errors (one end is 0) the last: the whole range.
     at_low, at_high = np.argwhere(error <= error.min() * (1 + 1e-9))[-1]
     return float(low * _FRACTIONS[at_low]), float(high * _FRACTIONS[at_high])
