@@ -111,7 +111,9 @@ def _served(b: Builder, stored: str, code: str, quant: QuantParams) -> bool:
     activations = f"q{data.quant.dtype}" if b.quantized and data is not None and data.quant else "float32"
     spread = not b.quantized and code == _A_CHANNEL
     cut = "/blocks" if quant.block_size else "/channel" if spread or quant.axis is not None else ""
-    return b.demanded.reach(code, f"{activations}*q{stored}{cut}") is not None
+    # tflite-runtime 2.14 is worth real weights in a transposed convolution, but not in matrix products, nor 4 bits.
+    known = b.demanded if stored == "int4" or code == "FULLY_CONNECTED" else b.wanted
+    return known.reach(code, f"{activations}*q{stored}{cut}") is not None
 
 
 def _blocks_fit(weight: Operand, quant: QuantParams, code: str) -> bool:
