@@ -80,7 +80,7 @@ def lower(
         metadata["runtime"] = name
     description = f"edgecc {__version__}, {precision} for {target}"
     standard = model_metadata(
-        name=model.graph.name or "model", description=description, version=__version__,
+        name=model.graph.name or "model", description="compiled from an ONNX model", version=__version__,
         inputs=lowered.inputs, outputs=lowered.outputs,
     )  # fmt: skip
     data = write(lowered.graph, description=description, metadata=metadata, more={METADATA: standard})
