@@ -60,15 +60,25 @@ def operands(rank: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     odd = tuple(d if i % 2 else 1 for i, d in enumerate(full))
     even = tuple(1 if i % 2 else d for i, d in enumerate(full))
     if rank > 1:
-        yield from ((full, odd), (full, even), (odd, even), (full, full[1:]), (full[1:], full), (full, full[-1:]))
+        yield from (
+            (full, odd),
+            (full, even),
+            (odd, even),
+            (full, full[1:]),
+            (full[1:], full),
+            (full, full[-1:]),
+        )
     if rank:
         yield from ((full, (1,)), (full, ()), ((), full))
 
 
 def binary(
-    function: Callable[[Array, Array], Any], low: float = -3, high: float = 3, second: float | None = None,
+    function: Callable[[Array, Array], Any],
+    low: float = -3,
+    high: float = 3,
+    second: float | None = None,
     **more: Any,
-) -> Variants:  # fmt: skip
+) -> Variants:
     start = low if second is None else second
 
     def variants(rank: int) -> Iterator[Variant]:
@@ -120,8 +130,9 @@ def reduce(function: Callable[..., Array], low: float = -3, high: float = 3, **m
     def variants(rank: int) -> Iterator[Variant]:
         for axes in axis_sets(rank):
             for keep in (True, False):
+
                 def apply(x: Array, _: Array, axes: tuple[int, ...] = axes, keep: bool = keep) -> Array:
-                    return np.asarray(function(x, axis=axes, keepdims=keep)).astype(x.dtype)  # fmt: skip
+                    return np.asarray(function(x, axis=axes, keepdims=keep)).astype(x.dtype)
 
                 shape = FULL[8 - rank :] if keep else SOME[8 - rank :]
                 yield Variant([Data(shape, low, high), ints(*axes)], apply, {"keepDims": keep}, **more)
@@ -132,8 +143,9 @@ def reduce(function: Callable[..., Array], low: float = -3, high: float = 3, **m
 def extremum(function: Callable[..., Array]) -> Variants:
     def variants(rank: int) -> Iterator[Variant]:
         for axis in range(rank):
+
             def apply(x: Array, _: Array, axis: int = axis) -> Array:
-                return np.asarray(function(x, axis=axis))  # fmt: skip
+                return np.asarray(function(x, axis=axis))
 
             yield Variant([Data(FULL[8 - rank :]), ints(axis)], apply, {"outputType": 2}, ("int32",))
 
@@ -143,7 +155,11 @@ def extremum(function: Callable[..., Array]) -> Variants:
 def top_k(rank: int) -> Iterator[Variant]:
     if rank:
         yield Variant(
-            [Data(FULL[8 - rank :]), whole(2)], lambda x, k: ref.top_k(x, int(k)), {}, ("same", "int32"), "same"
+            [Data(FULL[8 - rank :]), whole(2)],
+            lambda x, k: ref.top_k(x, int(k)),
+            {},
+            ("same", "int32"),
+            "same",
         )
 
 
@@ -157,8 +173,9 @@ def scatter(rank: int) -> Iterator[Variant]:
 def cumulated(rank: int) -> Iterator[Variant]:
     for axis in range(rank):
         for exclusive in (False, True):
+
             def add(x: Array, _: Array, axis: int = axis, exclusive: bool = exclusive) -> Array:
-                return (np.cumsum(x, axis) - (x if exclusive else 0)).astype(x.dtype)  # fmt: skip
+                return (np.cumsum(x, axis) - (x if exclusive else 0)).astype(x.dtype)
 
             options = {"exclusive": exclusive, "reverse": False}
             yield Variant([Data(FULL[8 - rank :]), whole(axis)], add, options)

@@ -27,8 +27,9 @@ def moved(build: Callable[[tuple[int, ...]], Built]) -> Variants:
 
 def concat(shape: tuple[int, ...]) -> Built:
     for axis in range(len(shape)):
+
         def join(*parts: Array, axis: int = axis) -> Array:
-            return np.concatenate(parts, axis)  # fmt: skip
+            return np.concatenate(parts, axis)
 
         yield [Data(shape)] * 2, join, {"axis": axis}
         yield [Data(shape)] * 5, join, {"axis": axis}
@@ -36,16 +37,18 @@ def concat(shape: tuple[int, ...]) -> Built:
 
 def split(shape: tuple[int, ...]) -> Built:
     for axis in [a for a, d in enumerate(shape) if d % 2 == 0]:
+
         def cut(_: Array, x: Array, axis: int = axis) -> list[Array]:
-            return np.split(x, 2, axis)  # fmt: skip
+            return np.split(x, 2, axis)
 
         yield [whole(axis), Data(shape)], cut, {"numSplits": 2, "results": 2}
 
 
 def split_v(shape: tuple[int, ...]) -> Built:
     for axis in [a for a, d in enumerate(shape) if d > 2]:
+
         def cut(x: Array, *_: Array, axis: int = axis) -> list[Array]:
-            return np.split(x, [1], axis)  # fmt: skip
+            return np.split(x, [1], axis)
 
         yield [Data(shape), ints(1, shape[axis] - 1), whole(axis)], cut, {"numSplits": 2, "results": 2}
 
@@ -53,8 +56,9 @@ def split_v(shape: tuple[int, ...]) -> Built:
 def part(shape: tuple[int, ...]) -> Built:
     begin = [int(d > 1) for d in shape]
     for sizes in ([d - b for d, b in zip(shape, begin, strict=True)], [1] * len(shape)):
+
         def cut(x: Array, *_: Array, sizes: list[int] = sizes) -> Array:
-            return x[tuple(slice(b, b + n) for b, n in zip(begin, sizes, strict=True))]  # fmt: skip
+            return x[tuple(slice(b, b + n) for b, n in zip(begin, sizes, strict=True))]
 
         yield [Data(shape), ints(*begin), ints(*sizes)], cut, {}
 
@@ -63,29 +67,34 @@ def strided(shape: tuple[int, ...]) -> Built:
     for step, first in ((2, 0), (1, 1), (-1, -1)):
         starts = [0 if d == 1 and first == 1 else first for d in shape]
         ends = [-d - 1 if step < 0 else d for d in shape]
+
         def cut(x: Array, *_: Array, step: int = step, starts: list[int] = starts) -> Array:
-            return x[tuple(slice(s, None, step) for s in starts)]  # fmt: skip
+            return x[tuple(slice(s, None, step) for s in starts)]
 
         yield [Data(shape), ints(*starts), ints(*ends), ints(*[step] * len(shape))], cut, {}
 
 
 def paddings(shape: tuple[int, ...]) -> list[list[tuple[int, int]]]:
     rank = len(shape)
-    return [[(1, 2)] * rank, [(0, 0)] * (rank - 1) + [(2, 0)], [(0, 1)] + [(0, 0)] * (rank - 1)] if rank else []
+    return (
+        [[(1, 2)] * rank, [(0, 0)] * (rank - 1) + [(2, 0)], [(0, 1)] + [(0, 0)] * (rank - 1)] if rank else []
+    )
 
 
 def pad(shape: tuple[int, ...]) -> Built:
     for amounts in paddings(shape):
+
         def widen(x: Array, *_: Array, amounts: list[tuple[int, int]] = amounts) -> Array:
-            return np.pad(x, amounts)  # fmt: skip
+            return np.pad(x, amounts)
 
         yield [Data(shape), Fixed(np.array(amounts, np.int32))], widen, {}
 
 
 def pad_value(shape: tuple[int, ...]) -> Built:
     for amounts in paddings(shape):
+
         def widen(x: Array, _: Array, value: Array, amounts: list[tuple[int, int]] = amounts) -> Array:
-            return np.pad(x, amounts, constant_values=value)  # fmt: skip
+            return np.pad(x, amounts, constant_values=value)
 
         yield [Data(shape), Fixed(np.array(amounts, np.int32)), Data((), constant=True)], widen, {}
 
@@ -93,8 +102,9 @@ def pad_value(shape: tuple[int, ...]) -> Built:
 def mirror(shape: tuple[int, ...]) -> Built:
     for mode, name in enumerate(("reflect", "symmetric")):
         amounts = [(min(1, d - 1 + mode), 0) for d in shape]
+
         def widen(x: Array, *_: Array, amounts: list[tuple[int, int]] = amounts, name: str = name) -> Array:
-            return np.pad(x, amounts, mode=name)  # type: ignore[call-overload, no-any-return] # fmt: skip
+            return np.pad(x, amounts, mode=name)  # type: ignore[call-overload, no-any-return]
 
         if shape:
             yield [Data(shape), Fixed(np.array(amounts, np.int32))], widen, {"mode": mode}
@@ -104,8 +114,9 @@ def gather(shape: tuple[int, ...]) -> Built:
     for axis, size in enumerate(shape):
         for indices, constant in (([size - 1, 0], True), (0, True), ([[0], [size - 1]], False)):
             places = np.array(indices, np.int32)
+
             def pick(x: Array, i: Array, axis: int = axis) -> Array:
-                return x.take(i, axis)  # fmt: skip
+                return x.take(i, axis)
 
             if len(shape) + places.ndim <= 9:
                 yield [Data(shape), Fixed(places, constant)], pick, {"axis": axis}
@@ -160,16 +171,18 @@ def expand_dims(shape: tuple[int, ...]) -> Built:
 
 def pack(shape: tuple[int, ...]) -> Built:
     for axis in {0, len(shape)}:
+
         def join(*parts: Array, axis: int = axis) -> Array:
-            return np.stack(parts, axis)  # fmt: skip
+            return np.stack(parts, axis)
 
         yield [Data(shape)] * 3, join, {"valuesCount": 3, "axis": axis}
 
 
 def unpack(shape: tuple[int, ...]) -> Built:
     for axis, size in enumerate(shape):
+
         def cut(x: Array, axis: int = axis) -> list[Array]:
-            return list(np.moveaxis(x, axis, 0))  # fmt: skip
+            return list(np.moveaxis(x, axis, 0))
 
         yield [Data(shape)], cut, {"num": size, "axis": axis, "results": size}
 
@@ -193,7 +206,11 @@ def wholes(rank: int) -> Iterator[Variant]:
 def suppression(rank: int) -> Iterator[Variant]:
     """Of three boxes the second lies on the first."""
     boxes = np.array([[0, 0, 2, 2], [0, 0, 2, 1.9], [4, 4, 5, 5]], np.float32)
-    numbers = [np.array([0.5, 0.4, 0.9], np.float32), np.array(3, np.int32), *np.array([0.5, 0.1], np.float32)]
+    numbers = [
+        np.array([0.5, 0.4, 0.9], np.float32),
+        np.array(3, np.int32),
+        *np.array([0.5, 0.1], np.float32),
+    ]
     fed = [Fixed(a, False) for a in (boxes, numbers[0])]
     items = [*fed, *(Fixed(np.asarray(a)) for a in numbers[1:])]
     answer = (np.array([2, 0, 0], np.int32), np.array(2, np.int32))

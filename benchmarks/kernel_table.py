@@ -14,7 +14,11 @@ from kernel_files import Bias, Data, Fixed, Variant, Weight
 from kernel_reference import Array
 
 _STORED = tuple(f"q{dtype}{scales}" for dtype in ("int8", "int4") for scales in ("", "/channel"))
-WEIGHTED = ("float32", *(f"{d}*{w}" for d in ("float32", "qint8", "qint16") for w in _STORED), "quint8*quint8")
+WEIGHTED = (
+    "float32",
+    *(f"{d}*{w}" for d in ("float32", "qint8", "qint16") for w in _STORED),
+    "quint8*quint8",
+)
 VALID = {"padding": 1, "strideH": 1, "strideW": 1}
 POOL = {**VALID, "filterHeight": 2, "filterWidth": 2}
 IMAGE = (2, 5, 4, 8)
@@ -34,6 +38,7 @@ def these(*variants: Variant) -> Variants:
 
 def convolution(rank: int) -> Iterator[Variant]:
     for stride in (1, 2):
+
         def apply(x: Array, w: Array, b: Array, stride: int = stride) -> Array:
             return ref.conv(x, w, b, stride)  # fmt: skip
 
@@ -44,6 +49,7 @@ def convolution(rank: int) -> Iterator[Variant]:
 
 def depthwise(rank: int) -> Iterator[Variant]:
     for multiplier, dilation in ((1, 1), (2, 1), (1, 2)):
+
         def apply(x: Array, w: Array, b: Array, dilation: int = dilation) -> Array:
             return ref.depthwise(x, w, b, dilation)  # fmt: skip
 
@@ -56,6 +62,7 @@ def depthwise(rank: int) -> Iterator[Variant]:
 def transposed(rank: int) -> Iterator[Variant]:
     for stride in (1, 2):
         shape = (2, 4 * stride + 3, 3 * stride + 2, 6)
+
         def apply(s: Array, w: Array, x: Array, b: Array, stride: int = stride) -> Array:
             return ref.transposed_conv(x, w, b, stride)  # fmt: skip
 
@@ -88,6 +95,7 @@ def wide(rank: int) -> Iterator[Variant]:
 def product(rank: int) -> Iterator[Variant]:
     lead, odd = c.FULL[10 - rank :], tuple(d if i % 2 else 1 for i, d in enumerate(c.FULL[10 - rank :]))
     for adj in (False, True):
+
         def apply(a: Array, b: Array, adj: bool = adj) -> Array:
             return a @ (b.swapaxes(-1, -2) if adj else b)  # fmt: skip
 
@@ -108,7 +116,9 @@ def resize(function: Callable[..., Array], **options: bool) -> list[Variant]:
         fixed(
             [Data((2, 4, 3, 5)), c.ints(*size)],
             lambda x, s: function(x, int(s[0]), int(s[1]), **words),
-            options, scale="same", steps=1,
+            options,
+            scale="same",
+            steps=1,
         )
         for size in ((8, 9), (2, 3), (7, 5))
     ]

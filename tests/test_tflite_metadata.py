@@ -65,7 +65,7 @@ def test_names_and_descriptions_of_a_quantized_network() -> None:
     artifact = lower(graph, precision="int8", target="arm", io_dtype="int8")
     found = metadata_of(artifact.data)
     assert found.text(0) == graph.graph.name
-    assert found.text(1) == f"edgecc {__version__}, int8 for arm"
+    assert found.text(1) == "compiled from an ONNX model"
     assert (found.text(2), found.text(7)) == (__version__, "1.0.0")
     (main,) = found.tables(3)
     (image,), (logits,) = main.tables(2), main.tables(3)
