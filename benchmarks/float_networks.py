@@ -9,6 +9,7 @@ an operator that it need not have, or if onnx2tf's file has fewer operators or T
 from __future__ import annotations
 
 import collections
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -58,7 +59,12 @@ def onnx2tf_operators(
 ) -> collections.Counter[str] | None:
     """Those of onnx2tf's float file, None where it makes none."""
     program = python("onnx2tf").with_name("onnx2tf")
-    command = [str(program), "-i", str(network), "-o", str(folder)]
+    folder.mkdir(parents=True, exist_ok=True)
+    copy = shutil.copy(
+        network, folder.parent / "given.onnx"
+    )  # onnx2tf writes its simplified network over the input
+    Path(copy).chmod(0o644)
+    command = [str(program), "-i", str(copy), "-o", str(folder)]
     command += [] if batch is None else ["-b", str(batch)]
     for name, shape in input_shape.items():
         command += ["-ois", f"{name}:{','.join(map(str, shape))}"]
