@@ -8,6 +8,7 @@ turns' ratios.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -83,7 +84,9 @@ def compare(network: Network, folder: Path) -> list[str]:
 
 def quantizer_file(network: Network, folder: Path) -> Path:
     """onnx2tf's float file, quantized by ai-edge-quantizer."""
-    run(python("onnx2tf").with_name("onnx2tf"), "-i", network.path, "-o", folder / "onnx2tf")
+    copy = shutil.copy(network.path, folder / "given.onnx")  # onnx2tf writes over its input
+    Path(copy).chmod(0o644)
+    run(python("onnx2tf").with_name("onnx2tf"), "-i", copy, "-o", folder / "onnx2tf")
     source = next((folder / "onnx2tf").glob("*_float32.tflite"))
     target, data = folder / "peer.tflite", folder / "calibration_nhwc.npy"
     np.save(data, np.load(folder / "calibration.npy").transpose(0, 2, 3, 1))

@@ -9,6 +9,7 @@ day to day. Quantizers take 2.4 to 27 s for int8 EfficientNet-Lite0.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -48,12 +49,14 @@ def main() -> None:
         bare, float32 = ["--no-verify", "--no-profile"], ["--precision", "fp32", "--format", "tflite"]
         compile_ = [str(EDGECC), "compile"]
         mobile_out, efficient_out = ["-o", f"{folder}/m"], ["-o", f"{folder}/e"]
+        given = Path(shutil.copy(mobile, folder))  # onnx2tf writes over its input
+        given.chmod(0o644)
         onnx2tf = str(python("onnx2tf").with_name("onnx2tf"))
         rows: list[tuple[str, list[str], float | None]] = [
             ("edgecc --help", [str(EDGECC), "--help"], 0.3),
             ("MobileNetV2, float TFLite", [*compile_, str(mobile), *float32, *bare, *mobile_out], 1.6),
             ("the same, verified and profiled", [*compile_, str(mobile), *float32, *mobile_out], 3.2),
-            ("the same, onnx2tf", [onnx2tf, "-i", str(mobile), "-o", f"{folder}/o"], None),
+            ("the same, onnx2tf", [onnx2tf, "-i", str(given), "-o", f"{folder}/o"], None),
         ]
         for form in ("tflite", "onnx", "all"):
             command = [*compile_, str(efficient.path), "--data", str(data), "--format", form, *efficient_out]
