@@ -27,6 +27,13 @@ MODELS = Path(__file__).resolve().parents[1] / "models"
 RNG = np.random.default_rng(0)
 
 
+def held(value: ir.Value | None) -> ir.Array:
+    """The array of a constant, which it must be."""
+    array = ir.constant(value)
+    assert array is not None
+    return array
+
+
 def normal(*shape: int) -> ir.Array:
     return RNG.standard_normal(shape).astype(np.float32)
 
@@ -67,7 +74,7 @@ def test_compensated_rounding_errs_less_than_rounding_to_nearest() -> None:
 
     def error(rounded: ir.Array) -> ir.Array:
         lost = weights - rounded
-        return np.einsum("oi,ij,oj->o", lost, moments, lost)
+        return np.asarray(np.einsum("oi,ij,oj->o", lost, moments, lost))
 
     assert (error(found) < error(np.rint(weights))).all()
     lanes = compensated_lanes(weights, np.repeat(moments[None], 7, axis=0), -127, 127)
@@ -90,7 +97,7 @@ def test_columns_give_the_sums_that_the_runtime_computes(
     model = network(body, {"x": shape}, WEIGHTS)
     node, feeds = next(iter(model.graph)), {"x": normal(*shape)}
     columns = take_columns(node, feeds["x"], 10_000, RNG)
-    weight, bias = ir.constant(node.inputs[1]), ir.constant(node.inputs[2])
+    weight, bias = held(node.inputs[1]), held(node.inputs[2])
     rows = (
         weight.reshape(columns.shape[0], -1, columns.shape[1]) if node.op_type == "Conv" else weight.T[None]
     )
@@ -115,7 +122,7 @@ def test_samples_are_spread_over_data_of_known_length() -> None:
     data: list[dict[str, ir.Array]] = [{"x": np.array([i])} for i in range(10)]
     assert [int(s["x"][0]) for s in spread(data, 4)] == [0, 3, 6, 9]
     assert len(list(spread(data, 100))) == 10
-    assert len(list(spread(iter(data), 3))) == 3  # type: ignore[arg-type]
+    assert len(list(spread(iter(data), 3))) == 3
 
 
 def rounded(model: ir.Model, data: Any, **words: Any) -> tuple[ir.Model, QuantPlan, Any]:
@@ -143,13 +150,11 @@ def test_round_weights_errs_less(
     assert result.rewritten == 1
     weight = next(iter(model.graph)).inputs[1]
     name = str(weight.name)
-    after = ir.constant(found.graph.initializers[name])
+    after = held(found.graph.initializers[name])
     params = plan.tensors[name]
     assert np.allclose(params.dequantize(params.quantize(after)), after, rtol=1e-6)  # on the grid
     nearest = model.clone()
-    nearest.graph.initializers[name].const_value = ir.Tensor(
-        params.dequantize(params.quantize(ir.constant(weight)))
-    )
+    nearest.graph.initializers[name].const_value = ir.Tensor(params.dequantize(params.quantize(held(weight))))
 
     def error(other: ir.Model) -> float:
         a, b = OrtRunner.from_model(model), OrtRunner.from_model(other)
@@ -275,9 +280,7 @@ def test_a_plan_keeps_the_weights_that_were_made_with_it(network: Any) -> None:
     assert texts["g"].startswith("int8 ")
     again = restore(model, texts, plan.tensors)
     for name in texts:
-        assert np.array_equal(
-            ir.constant(again.graph.initializers[name]), ir.constant(found.graph.initializers[name])
-        )
+        assert np.array_equal(held(again.graph.initializers[name]), held(found.graph.initializers[name]))
     assert changed(model, model.clone(), plan.tensors) == {}
     with pytest.raises(UsageError, match="which the network has not"):
         restore(model, {"strange": texts["g"]}, plan.tensors)
