@@ -67,10 +67,8 @@ WHOLE = {
     "second output only": _model(
         "y, a, b, c = Attention (q, k, v)", ATTENTION.replace("float[] y", "float[] y, float[] c")
     ),
-    "rms norm": _model("y = RMSNormalization (x, scale)", scale=np.linspace(0.5, 2, 6, dtype=np.float32)),
-    "free batch": _model(
-        "y = RMSNormalization (x, scale)", "(float[N,4,6] x) => (float[] y)", scale=np.ones(6, np.float32)
-    ),
+    "mean and variance": _model("y = MeanVarianceNormalization <axes = [1]> (x)"),
+    "free batch": _model("y = MeanVarianceNormalization <axes = [1]> (x)", "(float[N,4,6] x) => (float[] y)"),
 }
 
 
