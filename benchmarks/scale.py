@@ -117,7 +117,7 @@ def stages(path: str) -> dict[str, float]:
     from edgecc.importer import load
     from edgecc.options import CompileOptions
     from edgecc.pipeline import PassContext, Pipeline, infer_shapes
-    from edgecc.presets import float_passes, quantized_passes
+    from edgecc.presets import float_passes
     from edgecc.target import target
 
     seconds: dict[str, float] = {}
@@ -133,53 +133,58 @@ def stages(path: str) -> dict[str, float]:
         seconds[record.name] = seconds.get(record.name, 0.0) + record.seconds
     seconds["other work of the pipeline"] = total - sum(r.seconds for r in log.records)
     infer_shapes(floats)
-    _lower(seconds, floats, "fp32", "")
-    _quantized(seconds, floats, device, quantized_passes("int8"))
-    with tempfile.TemporaryDirectory() as folder, _stage(seconds, "all of compiling to float, checked and verified"):
+    _to_tflite(seconds, floats, "fp32")
+    _to_onnx(seconds, floats, "fp32")
+    _quantized(seconds, floats, device)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _stage(seconds, "all of compiling to float, checked and verified"),
+    ):
         compile_(path, precision="fp32", no_profile=True, threads=1, output=f"{folder}/o")
     return seconds
 
 
-def _lower(seconds: dict[str, float], model: Any, precision: str, suffix: str) -> None:
+def _to_tflite(seconds: dict[str, float], model: Any, precision: str) -> None:
     from edgecc.analysis.layout import choose_layout
     from edgecc.analysis.sites import site_graph
-    from edgecc.onnxrt.export import export
     from edgecc.tflite.lower import lower, lower_graph
 
+    suffix = "" if precision == "fp32" else f", {precision}"
     with _stage(seconds, f"sites{suffix}"):
         sites = site_graph(model)
     with _stage(seconds, f"layout{suffix}"):
         choose_layout(sites)
-    with _stage(seconds, f"lower to a TFLite graph{suffix}"):
+    with _stage(seconds, f"all of lowering to a TFLite graph{suffix}"):
         lower_graph(model)
-    with _stage(seconds, f"lower and write TFLite{suffix}"):
+    with _stage(seconds, f"the same, and writing it{suffix}"):
         lower(model, precision=precision, target="arm")
-    with _stage(seconds, f"export ONNX{suffix}"):
+
+
+def _to_onnx(seconds: dict[str, float], model: Any, precision: str) -> None:
+    from edgecc.onnxrt.export import export
+
+    with _stage(seconds, f"export ONNX{'' if precision == 'fp32' else f', {precision}, and read it back'}"):
         export(model, precision=precision, target="arm")
 
 
-def _quantized(seconds: dict[str, float], floats: Any, device: Any, passes: Any) -> None:
+def _quantized(seconds: dict[str, float], floats: Any, device: Any) -> None:
     from edgecc.calibration.dataset import random_samples
     from edgecc.calibration.observers import collect
     from edgecc.pipeline import PassContext, Pipeline
+    from edgecc.presets import make_pass
     from edgecc.quant.plan import make_plan
 
     with _stage(seconds, "calibrate, one sample"):
         statistics = collect(floats, random_samples(floats, 1, 0), threads=1)
     with _stage(seconds, "plan"):
         plan = make_plan(floats, statistics, precision="int8")
-    for runtime in ("tflite", "onnx"):
+    for runtime, write in (("tflite", _to_tflite), ("onnx", _to_onnx)):
         with _stage(seconds, f"plan for {runtime}"):
             special = plan.for_runtime(runtime, floats, device)
         with _stage(seconds, f"insert_qdq for {runtime}"):
             context = PassContext(target=device, plan=special, check=False)
-            quantized, _ = Pipeline(passes).run(floats, context)
-        _lower(seconds, quantized, "int8", f", int8 for {runtime}") if runtime == "tflite" else None
-        if runtime == "onnx":
-            from edgecc.onnxrt.export import export
-
-            with _stage(seconds, "export ONNX, int8"):
-                export(quantized, precision="int8", target="arm")
+            quantized, _ = Pipeline([make_pass("insert_qdq")]).run(floats, context)
+        write(seconds, quantized, "int8")
 
 
 def time_table(sizes: list[int]) -> None:
@@ -262,7 +267,10 @@ def _shape(width: int, flat: bool) -> tuple[list[int], list[int]]:
 
 MODES: Mapping[str, list[str]] = {
     "inspect": ["inspect"],
-    **{f"{p} tflite": ["compile", "--precision", p, "--format", "tflite"] for p in ("fp32", "fp16", "dynamic")},
+    **{
+        f"{p} tflite": ["compile", "--precision", p, "--format", "tflite"]
+        for p in ("fp32", "fp16", "dynamic")
+    },
     "int8 tflite": ["compile", "--precision", "int8", "--format", "tflite", "--random-data"],
     "fp32 onnx": ["compile", "--precision", "fp32", "--format", "onnx"],
     "dynamic onnx": ["compile", "--precision", "dynamic", "--format", "onnx"],
@@ -274,7 +282,9 @@ def memory_table(gigabytes: float, only: str = "") -> None:
     """Prints one row a mode: without and with verification, and with the profile too."""
     edgecc = str(Path(sys.executable).with_name("edgecc"))
     variants = {"bare": ["--no-verify", "--no-profile"], "verified": ["--no-profile"], "all": []}
-    print("| mode | " + " | ".join(f"{v}: GB | s" for v in variants) + " |\n|---|" + "---|---|" * len(variants))
+    print(
+        "| mode | " + " | ".join(f"{v}: GB | s" for v in variants) + " |\n|---|" + "---|---|" * len(variants)
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # In a process of its own: a child's peak memory counts what its parent holds when it is forked.

@@ -27,6 +27,7 @@ LIMITS: dict[str, tuple[int, int]] = {
 # small enough to lose nothing should it move, large enough that scale * scale is far from the smallest
 # float32.
 DEAD = 1e-6
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +80,15 @@ class QuantParams:
     def quantize(self, array: ir.Array) -> ir.Array:
         """Stored values: round half to even, then saturate, as QuantizeLinear does. int4 is held in int8."""
         scale, zero = self.aligned(array.shape)
-        stored = np.rint(np.asarray(array, np.float64) / scale) + zero
-        result: ir.Array = np.clip(stored, *self.limits).astype(
-            "int8" if self.dtype == "int4" else self.dtype
-        )
+        result: ir.Array = np.empty(array.shape, "int8" if self.dtype == "int4" else self.dtype)
+        # In pieces, as arithmetic in float64 takes several times the memory of the array.
+        rows = max(1, _PIECE * len(array) // array.size) if array.ndim and array.size else 1
+        for start in range(0, len(array) if array.ndim else 1, rows):
+            part = slice(start, start + rows) if array.ndim else ()
+            step, offset = (v[part] if v.ndim and len(v) > 1 else v for v in (scale, zero))
+            stored = np.rint(np.asarray(array[part], np.float64) / step)
+            stored += offset
+            result[part] = np.clip(stored, *self.limits, out=stored)
         return result
 
     def dequantize(self, stored: ir.Array) -> ir.Array:
