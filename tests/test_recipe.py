@@ -59,11 +59,15 @@ def test_a_good_night_is_archived_with_its_manifest(path: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("limits", "code", "reason"),
     [("--min-sqnr 150", 4, "less faithful than allowed"), ("--max-size 1KB", 5, "a budget of size"),
-     ("--precision int4", 3, "cannot run"), ("--min-snqr 3", 2, "set up wrongly")],
+     ("--precision int16x8 --target FLOATS.toml", 3, "cannot run"), ("--min-snqr 3", 2, "set up wrongly")],
 )  # fmt: skip
 def test_a_bad_night_fails_with_its_code_and_its_reason(
     path: str, tmp_path: Path, limits: str, code: int, reason: str
 ) -> None:
+    (tmp_path / "floats.toml").write_text(
+        'extends = "arm"\nname = "floats"\ndescription = "no integers"\nprecisions = ["fp32"]\n'
+    )
+    limits = limits.replace("FLOATS.toml", str(tmp_path / "floats.toml"))
     done = nightly(path, tmp_path / "archive", LIMITS=limits)
     assert done.returncode == code, done.stdout + done.stderr
     assert reason in done.stdout.splitlines()[-1]
