@@ -180,7 +180,7 @@ def _quantized(seconds: dict[str, float], floats: Any, device: Any) -> None:
         plan = make_plan(floats, statistics, precision="int8")
     for runtime, write in (("tflite", _to_tflite), ("onnx", _to_onnx)):
         with _stage(seconds, f"plan for {runtime}"):
-            special = plan.for_runtime(runtime, floats, device)
+            special = plan.for_runtime(runtime, floats, device)  # type: ignore[arg-type]
         with _stage(seconds, f"insert_qdq for {runtime}"):
             context = PassContext(target=device, plan=special, check=False)
             quantized, _ = Pipeline([make_pass("insert_qdq")]).run(floats, context)
