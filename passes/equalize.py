@@ -33,7 +33,7 @@ class Equalize(Pass):
             0.6 dB more, MobileNetV2 gained nothing.
         margin: as said.
         steady: the lower quartile of a clipped channel's peaks must be this share of the largest.
-        samples: at most so many calibration samples are run.
+        samples: at most so many calibration samples are run; with half of 100 EfficientNet-Lite0 lost 0.7 dB.
     """
 
     name: ClassVar[str] = "equalize"
@@ -43,7 +43,7 @@ class Equalize(Pass):
     most_clipped: float = 2.0
     margin: float = 2.0
     steady: float = 0.5
-    samples: int = 256
+    samples: int = 128
 
     def apply(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """Changes weights and biases in place; needs `ctx.data`."""

@@ -11,7 +11,15 @@ import edgecc
 from edgecc import ir
 from edgecc.analysis.scaling import scalable_groups
 from edgecc.calibration.least_error import LeastError, least_error
-from edgecc.calibration.moments import Moments, collect_moments, spread, take_columns
+from edgecc.calibration.moments import (
+    Moments,
+    collect_moments,
+    groups,
+    spread,
+    take_rows,
+    take_windows,
+    windows,
+)
 from edgecc.calibration.observers import collect
 from edgecc.errors import ModelError, UsageError
 from edgecc.importer import load
@@ -96,7 +104,13 @@ def test_columns_give_the_sums_that_the_runtime_computes(
 ) -> None:
     model = network(body, {"x": shape}, WEIGHTS)
     node, feeds = next(iter(model.graph)), {"x": normal(*shape)}
-    columns = take_columns(node, feeds["x"], 10_000, RNG)
+    if node.op_type == "Conv":
+        chosen = windows(node, shape[2:], 10_000, RNG)
+        columns = np.concatenate([take_windows(one, groups(node), chosen) for one in feeds["x"]], axis=2)
+        assert windows(node, shape[2:], 2, RNG).index.shape[1] == 2
+    else:
+        columns = take_rows(feeds["x"], 10_000, RNG)
+        assert take_rows(feeds["x"], 2, RNG).shape[2] == 2
     weight, bias = held(node.inputs[1]), held(node.inputs[2])
     rows = (
         weight.reshape(columns.shape[0], -1, columns.shape[1]) if node.op_type == "Conv" else weight.T[None]
@@ -105,7 +119,6 @@ def test_columns_give_the_sums_that_the_runtime_computes(
     (want,) = OrtRunner.from_model(model, optimize=False).run(feeds).values()
     want = np.moveaxis(want, 1, 0).reshape(len(bias), -1)
     assert np.allclose(sums, want, atol=1e-4)
-    assert take_columns(node, feeds["x"], 2, RNG).shape[2] <= 2
 
 
 def test_moments_are_the_means_of_products(network: Any) -> None:
@@ -165,7 +178,7 @@ def test_round_weights_errs_less(
 
 def test_the_bias_takes_the_mean_error(network: Any) -> None:
     model = network("y = Gemm(x, g, h)", {"x": (1, 96)}, WEIGHTS)
-    data = [{"x": s["x"] + 3} for s in samples(1, 96, count=100)]
+    data = [{"x": s["x"] + 3} for s in samples(1, 96, count=60)]
     found, _, _ = rounded(model, data, precision="int4")
     a, b = OrtRunner.from_model(model), OrtRunner.from_model(found)
     gap = np.mean([a.run(s)["y"] - b.run(s)["y"] for s in data], axis=0)
@@ -255,6 +268,17 @@ def test_the_range_of_least_error_lies_between_coarse_and_cut_off() -> None:
     assert low < -5.5
     assert high > 5.5
     assert least_error(np.where(centres > 0, uniform, 0), limit, 0.0, 6.0)[0] == 0.0
+
+
+@pytest.mark.parametrize("peak", [1.0, 0.1, 2.9037707, 3.3393114, 16.489704])
+def test_zeros_are_not_counted(peak: float) -> None:
+    watch = LeastError(["x"], (), fence=None, relative=False)
+    for _ in range(9):
+        watch.add({}, {"x": np.array([[[[0, 0, 0, -peak / 3, peak]]]], np.float32)})
+    watch.ranges()
+    weights = watch._seen["x"].weighted(relative=False)
+    assert weights.sum() == 18
+    assert weights.max() == 9
 
 
 def test_small_channels_count_as_much_as_large_ones(network: Any) -> None:

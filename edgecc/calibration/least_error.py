@@ -19,7 +19,9 @@ Range = tuple[float, float]
 
 BINS = 512
 # Columns (one value a channel) taken of each sample: of 7x7 values most, of 112x112 a sprinkle.
-COLUMNS = 32
+COLUMNS = 24
+# Samples that are counted at once.
+_BATCH = 8
 # The variance of a channel counts as at least this share of the channels' mean: dead channels have none.
 _LEAST_VARIANCE = 1e-3
 # Fractions of the extremes that are tried as ends of the range.
@@ -34,7 +36,10 @@ _CUT_OFF = 8.0
 
 @dataclass
 class _Seen:
-    """What was seen of one value: extremes a sample, and a histogram a channel over [-limit, limit]."""
+    """What was seen of one value: extremes a sample, and a histogram a channel over [-limit, limit].
+
+    `held`: columns (channels, any) not counted yet.
+    """
 
     counts: ir.Array
     limit: float = 0.0
@@ -43,9 +48,20 @@ class _Seen:
     count: int = 0
     total: ir.Array | float = 0.0
     squares: ir.Array | float = 0.0
+    held: list[ir.Array] = field(default_factory=list)
 
     def add(self, columns: ir.Array) -> None:
-        """Counts columns (channels, any); zeros, which every range stores exactly, are left out."""
+        """Takes columns (channels, any)."""
+        self.held.append(columns)
+        if len(self.held) == _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Counts what is held; zeros, which every range stores exactly, are left out."""
+        if not self.held:
+            return
+        columns = np.concatenate(self.held, axis=1)
+        self.held.clear()
         bins, channels = BINS, len(columns)
         peak = float(np.abs(columns).max(initial=0.0))
         self.limit = self.limit or peak or 1e-30
@@ -54,10 +70,13 @@ class _Seen:
             merged = self.counts.reshape(channels, bins // 2, 2).sum(axis=2)
             self.counts[:] = 0
             self.counts[:, bins // 4 : -bins // 4] = merged
-        index = ((columns + np.float32(self.limit)) * np.float32(bins / 2 / self.limit)).astype(np.int32)
+        shift, scale = np.float32(self.limit), np.float32(bins / 2 / self.limit)
+        index = ((columns + shift) * scale).astype(np.int32)
         flat = np.minimum(index, bins - 1) + (np.arange(channels, dtype=np.int32) * bins)[:, None]
-        found = np.bincount(flat[columns != 0], minlength=channels * bins)
-        self.counts += found.reshape(channels, bins).astype(np.uint32)
+        found = np.bincount(flat.reshape(-1), minlength=channels * bins).reshape(channels, bins)
+        zero = min(int(shift * scale), bins - 1)  # rounded: perhaps one below the middle
+        found[:, zero] -= (columns == 0).sum(axis=1)
+        self.counts += found.astype(np.uint32)
         self.count += columns.shape[1]
         self.total = self.total + columns.sum(axis=1, dtype=np.float64)
         self.squares = self.squares + np.square(columns, dtype=np.float64).sum(axis=1)
@@ -139,6 +158,7 @@ class LeastError:
                 if self._fence is not None:
                     low = max(low, self._fence * float(np.quantile(seen.lows, 0.25)))
                     high = min(high, self._fence * float(np.quantile(seen.highs, 0.75)))
+                seen.flush()
                 weights = seen.weighted(relative=self._relative)
                 low, high = least_error(weights, seen.limit, low, high, _CUT_OFF if self._relative else 1.0)
             found[name] = (low, high)

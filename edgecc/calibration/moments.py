@@ -15,7 +15,11 @@ import numpy as np
 from edgecc import ir
 
 # Samples whose columns are multiplied at once: large products are fast, and few columns are held.
-_BATCH = 8
+_BATCH = 16
+# Of layers with few inputs, as depthwise ones, fewer places say enough.
+_SMALL, _FEW = 64, 16
+# Random choices of places, used in turn.
+_PLACEMENTS = 16
 # Elements of all matrices of one pass over the data: 256 MB of float32.
 _ELEMENTS = 64_000_000
 
@@ -110,63 +114,84 @@ def _sums(
     read = {node: str(node.inputs[0].name) for node in nodes if node.inputs[0] is not None}
     inner = [name for name in dict.fromkeys(read.values()) if name not in fed]
     runner = OrtRunner.from_model(model, threads=threads, extra_outputs=inner)
-    sums = {node: _Sum(groups(node), fan_in(node)) for node in nodes}
+    sums = {node: _Sum(node, columns, rng) for node in nodes}
     for sample in dataset:
         answers = runner.run(sample)
         for node, name in read.items():
             array = sample[name] if name in sample else answers[name]
-            sums[node].add(take_columns(node, array, columns, rng))
+            sums[node].add(array)
     return {node: found.result() for node, found in sums.items()}
 
 
 class _Sum:
-    def __init__(self, count: int, size: int) -> None:
-        self._second = np.zeros((count, size, size), np.float32)
-        self._total = np.zeros((count, size), np.float64)
-        self._count = 0
+    """The sums of one layer, and the places that are taken of its output."""
+
+    def __init__(self, node: ir.Node, columns: int, rng: np.random.Generator) -> None:
+        self._node, self._rng = node, rng
+        self._columns = min(columns, _FEW) if fan_in(node) <= _SMALL else columns
+        self._windows: dict[tuple[int, ...], list[_Windows]] = {}
+        size = fan_in(node)
+        self._second = np.zeros((groups(node), size, size), np.float32)
+        self._total = np.zeros((groups(node), size), np.float64)
+        self._count = self._samples = 0
         self._held: list[ir.Array] = []
 
-    def add(self, columns: ir.Array) -> None:
-        self._held.append(columns)
-        if len(self._held) == _BATCH:
+    def add(self, array: ir.Array) -> None:
+        """Takes what the layer reads of one sample."""
+        for columns in self._taken(array):
+            self._held.append(columns)
+        self._samples += 1
+        if len(self._held) >= _BATCH:
             self._flush()
 
+    def _taken(self, array: ir.Array) -> Iterator[ir.Array]:
+        if self._node.op_type != "Conv":
+            yield take_rows(array, self._columns, self._rng)
+            return
+        sizes = array.shape[2:]
+        if sizes not in self._windows:
+            self._windows[sizes] = [
+                windows(self._node, sizes, self._columns, self._rng) for _ in range(_PLACEMENTS)
+            ]
+        for one in array:
+            yield take_windows(one, groups(self._node), self._windows[sizes][self._samples % _PLACEMENTS])
+
     def _flush(self) -> None:
-        if self._held:
-            columns = np.concatenate(self._held, axis=2)
-            self._held.clear()
+        if not self._held:
+            return
+        columns = np.concatenate(self._held, axis=2)
+        self._held.clear()
+        if len(columns) == 1:  # numpy computes half of a product with its own transpose
+            self._second[0] += columns[0] @ columns[0].T
+        else:
             self._second += columns @ columns.transpose(0, 2, 1)
-            self._total += columns.sum(axis=2, dtype=np.float64)
-            self._count += columns.shape[2]
+        self._total += columns.sum(axis=2, dtype=np.float64)
+        self._count += columns.shape[2]
 
     def result(self) -> Moments:
+        """Over all samples."""
         self._flush()
         count = max(self._count, 1)
         return Moments(self._second.astype(np.float64) / count, self._total / count, self._count)
 
 
-def take_columns(node: ir.Node, array: ir.Array, most: int, rng: np.random.Generator) -> ir.Array:
-    """What some outputs of a layer sum: (groups, fan_in, at most `most`) float32.
+@dataclass(frozen=True)
+class _Windows:
+    """Where the inputs of some outputs of a Conv lie, (taps, places) each.
 
-    Args:
-        array: what the layer reads, (batch, channels, ...) or (..., fan_in).
-        most: so many places are chosen where the output has more.
+    Attributes:
+        index: in the flattened image.
+        inside: 1.0, and 0.0 where the kernel lies on the padding; None: nowhere.
     """
-    if node.op_type != "Conv":
-        rows = array.reshape(-1, array.shape[-1])
-        if len(rows) > most:
-            rows = rows[np.sort(rng.choice(len(rows), most, replace=False))]
-        return np.ascontiguousarray(rows.T)[None]
-    found = np.concatenate([_places(node, one, most, rng) for one in array], axis=2)
-    if found.shape[2] > most:
-        found = found[:, :, np.sort(rng.choice(found.shape[2], most, replace=False))]
-    return np.ascontiguousarray(found)
+
+    index: ir.Array
+    inside: ir.Array | None
 
 
-def _places(node: ir.Node, array: ir.Array, most: int, rng: np.random.Generator) -> ir.Array:
-    """`take_columns` of a Conv and one sample (channels, ...)."""
+def windows(node: ir.Node, sizes: Sequence[int], most: int, rng: np.random.Generator) -> _Windows:
+    """Of at most `most` places of a Conv's output, for an image of these sizes."""
     kernel = ir.static_dims(node.inputs[1])[2:]  # type: ignore[arg-type]
-    rank, sizes = len(kernel), array.shape[1:]
+    rank = len(kernel)
     strides = ir.attribute(node, "strides", (1,) * rank)
     pads = ir.attribute(node, "pads", (0,) * 2 * rank)
     dilations = ir.attribute(node, "dilations", (1,) * rank)
@@ -184,11 +209,24 @@ def _places(node: ir.Node, array: ir.Array, most: int, rng: np.random.Generator)
         at = corners[i][None, :] * strides[i] - pads[i] + taps[i][:, None] * dilations[i]
         inside *= (at >= 0) & (at < sizes[i])
         index = index * sizes[i] + np.clip(at, 0, sizes[i] - 1)
-    # (channels, taps, places): zero where the kernel lies on the padding
+    return _Windows(index, None if inside.all() else inside)
+
+
+def take_windows(array: ir.Array, count: int, chosen: _Windows) -> ir.Array:
+    """What some outputs of a Conv of `count` groups sum, (groups, fan_in, places); array: (channels, ...)."""
+    index = chosen.index
     found = np.take(array.reshape(len(array), -1), index.reshape(-1), axis=1).reshape(-1, *index.shape)
-    if any(pads):
-        found = found * inside
-    return found.reshape(groups(node), -1, len(chosen))
+    if chosen.inside is not None:
+        found *= chosen.inside
+    return found.reshape(count, -1, index.shape[1])
+
+
+def take_rows(array: ir.Array, most: int, rng: np.random.Generator) -> ir.Array:
+    """What some rows of a product sum, (1, fan_in, at most `most`); array: (..., fan_in)."""
+    rows = array.reshape(-1, array.shape[-1])
+    if len(rows) > most:
+        rows = rows[np.sort(rng.choice(len(rows), most, replace=False))]
+    return np.ascontiguousarray(rows.T)[None]
 
 
 def spread(dataset: Iterable[Mapping[str, ir.Array]], most: int) -> Iterable[Mapping[str, ir.Array]]:
