@@ -159,9 +159,7 @@ def test_two_lowerings_for_one_operator() -> None:
 
 
 def test_everything_that_cannot_be_served_is_listed_at_once() -> None:
-    made = network(
-        "g (float[2,3] x) => (float[n] y, float[m] z) { y = Unique(x) b = Neg(x) z = Unique(b) }"
-    )
+    made = network("g (float[2,3] x) => (float[n] y, float[m] z) { y = Unique(x) b = Neg(x) z = Unique(b) }")
     with pytest.raises(UnsupportedError) as caught:
         compiled(made)
     assert [f.op_type for f in caught.value.findings] == ["Unique", "Unique"]
