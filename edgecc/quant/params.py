@@ -88,7 +88,7 @@ class QuantParams:
             step, offset = (v[part] if v.ndim and len(v) > 1 else v for v in (scale, zero))
             stored = np.rint(np.asarray(array[part], np.float64) / step)
             stored += offset
-            result[part] = np.clip(stored, *self.limits, out=stored)
+            result[part] = np.clip(stored, *self.limits)
         return result
 
     def dequantize(self, stored: ir.Array) -> ir.Array:
