@@ -283,12 +283,13 @@ def memory_table(gigabytes: float, only: str = "") -> None:
     edgecc = str(Path(sys.executable).with_name("edgecc"))
     variants = {"bare": ["--no-verify", "--no-profile"], "verified": ["--no-profile"], "all": []}
     print(
-        "| mode | " + " | ".join(f"{v}: GB | s" for v in variants) + " |\n|---|" + "---|---|" * len(variants)
+        "| mode | " + " | ".join(f"{v}: x | s" for v in variants) + " |\n|---|" + "---|---|" * len(variants)
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # In a process of its own: a child's peak memory counts what its parent holds when it is forked.
         subprocess.run([sys.executable, __file__, "heavy", name, str(gigabytes)], check=True)
+        weights = (folder / "weights.bin").stat().st_size / 1e9
         for mode, command in MODES.items():
             if only not in mode:
                 continue
@@ -296,7 +297,7 @@ def memory_table(gigabytes: float, only: str = "") -> None:
             for extra in variants.values() if command[0] == "compile" else [[]]:
                 output = ["-o", f"{folder}/o", "--threads", "1", *extra] if command[0] == "compile" else []
                 peak, taken = _measured([edgecc, command[0], f"{folder}/heavy.onnx", *command[1:], *output])
-                row.append(f"{peak:.2f} | {taken:.1f}")
+                row.append(f"{peak / weights:.2f} | {taken:.1f}")
             print(f"| {mode} | " + " | ".join(row) + " |", flush=True)
 
 

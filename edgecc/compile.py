@@ -149,7 +149,7 @@ class _Compilation:
         if plan is not None and fresh:
             with self._stage("round weights"):
                 floats = self._run(Pipeline(planned_passes(self.precision, self.options)), floats, plan)
-            plan = replace(plan, constants=constants.changed(planned_from, floats, plan.tensors))
+            plan = replace(plan, constants=constants.changed(planned_from, floats, plan))
         artifacts: dict[str, Artifact] = {}
         for form in self.formats:
             with self._stage(f"lower to {form}"):
@@ -163,6 +163,8 @@ class _Compilation:
             self.options, self.precision, floats,
             {self._file(f): (a, fidelities.get(f), profiles.get(f)) for f, a in artifacts.items()},
         )  # fmt: skip
+        del floats, planned_from  # writing needs memory, too
+        ir.release(self.original)
         report = self._report(artifacts, fidelities, profiles, before, failure)
         folder = self.folder if failure is None else output.failed(self.folder)
         self._publish(folder, artifacts, report, plan)

@@ -96,6 +96,7 @@ __all__ = [
     "label",
     "passes",
     "release",
+    "release_source",
     "replace",
     "serde",
     "single_consumer",
@@ -225,9 +226,21 @@ def release(model: Model) -> None:
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
-            mapped = tensor.raw if isinstance(tensor, ExternalTensor) else None
-            if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-                mapped.madvise(mmap.MADV_DONTNEED)
+            if isinstance(tensor, ExternalTensor) and tensor.raw is not None:
+                _forget(tensor.raw)
+
+
+def release_source(array: Array) -> None:
+    """Gives back the memory of the file that an array is a view of, if it is one; it is read again where needed."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    _forget(owner.obj if isinstance(owner, memoryview) else owner)
+
+
+def _forget(mapped: Any) -> None:
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def byte_pieces(data: Array) -> Iterator[memoryview]:

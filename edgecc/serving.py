@@ -65,6 +65,7 @@ def servings(floats: ir.Model, device: Target) -> Iterable[Serving]:
             if precision == "mixed" or form not in device.only_as.get(precision, (form,)):
                 continue
             yield serving(floats, device, form, precision)
+            ir.release(floats)
 
 
 def serving(floats: ir.Model, device: Target, form: str, precision: str) -> Serving:

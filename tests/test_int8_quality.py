@@ -299,13 +299,13 @@ def test_small_channels_count_as_much_as_large_ones(network: Any) -> None:
 def test_a_plan_keeps_the_weights_that_were_made_with_it(network: Any) -> None:
     model, data = network("y = Gemm(x, g, h)", {"x": (1, 96)}, WEIGHTS), samples(1, 96, count=20)
     found, plan, _ = rounded(model, data)
-    texts = changed(model, found, plan.tensors)
+    texts = changed(model, found, plan)
     assert set(texts) == {"g", "h"}
     assert texts["g"].startswith("int8 ")
     again = restore(model, texts, plan.tensors)
     for name in texts:
         assert np.array_equal(held(again.graph.initializers[name]), held(found.graph.initializers[name]))
-    assert changed(model, model.clone(), plan.tensors) == {}
+    assert changed(model, model.clone(), plan) == {}
     with pytest.raises(UsageError, match="which the network has not"):
         restore(model, {"strange": texts["g"]}, plan.tensors)
     for text in ("int8 !", "int8 " + texts["h"].split()[1], "float64 " + texts["h"].split()[1], "int8"):
@@ -313,16 +313,18 @@ def test_a_plan_keeps_the_weights_that_were_made_with_it(network: Any) -> None:
             restore(model, {"g": text}, plan.tensors)
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_a_saved_plan_gives_the_same_artifacts_without_data(tmp_path: Path, precision: Any) -> None:
+@pytest.mark.parametrize("skipped", [(), ("round_weights",)])
+@pytest.mark.parametrize("precision", ["int8", "int4", "mixed"])
+def test_a_saved_plan_gives_the_same_artifacts_without_data(
+    tmp_path: Path, precision: Any, skipped: tuple[str, ...]
+) -> None:
     words: dict[str, Any] = {"precision": precision, "no_profile": True, "no_verify": True}
+    words["skip_passes"] = skipped
     path = MODELS / "digits_cnn.onnx"
     first = edgecc.compile(path, data=MODELS / "digits_cnn_calib.npz", output=tmp_path / "a", **words)
     second = edgecc.compile(path, plan=tmp_path / "a" / "plan.json", output=tmp_path / "b", **words)
     assert {f: a.data for f, a in first.artifacts.items()} == {f: a.data for f, a in second.artifacts.items()}
-    assert {r.name for r in first.report.passes} >= {"equalize", "round_weights"}
-    plain = edgecc.compile(
-        path, data=MODELS / "digits_cnn_calib.npz", output=tmp_path / "c",
-        skip_passes=("equalize", "round_weights"), **words,
-    )  # fmt: skip
-    assert plain.artifacts["onnx"].data != first.artifacts["onnx"].data
+    assert {r.name for r in first.report.passes} >= {"equalize", "round_weights"} - set(skipped)
+    words["skip_passes"] = ("equalize", "round_weights")
+    plain = edgecc.compile(path, data=MODELS / "digits_cnn_calib.npz", output=tmp_path / "c", **words)
+    assert all(a.data != first.artifacts[form].data for form, a in plain.artifacts.items())

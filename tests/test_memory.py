@@ -20,13 +20,14 @@ from edgecc.presets import float_passes
 from edgecc.quant import params as params_module
 from edgecc.quant.params import QuantParams
 from edgecc.runtime import TensorSpec
+from edgecc.runtime.ort import OrtRunner
 from edgecc.target import target
 from edgecc.tflite.buffers import Buffers
 from edgecc.tflite.graph import Graph, Tensor
 from edgecc.tflite.writer import check_size
 from edgecc.turns import Recorded
 
-WIDTH, LAYERS = 2560, 8  # 26 MB a layer, 210 MB in all
+WIDTH, LAYERS = 2560, 11  # 26 MB a layer, 288 MB in all: more than ir.LARGE_BYTES
 
 
 def _heavy(folder: Path, layers: int = LAYERS, width: int = WIDTH) -> Path:
@@ -82,12 +83,19 @@ def _peak(*arguments: str) -> float:
 @pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss differs by system")
 @pytest.mark.parametrize(
     ("precision", "form", "share"),
-    [("fp32", "tflite", 2.3), ("dynamic", "tflite", 2.1), ("dynamic", "onnx", 2.1)],
+    [
+        ("fp32", "tflite", 2.3),
+        ("dynamic", "tflite", 2.1),
+        ("dynamic", "onnx", 2.1),
+        ("int8", "tflite", 2.5),
+        ("int8", "onnx", 2.5),
+    ],
 )
 def test_compiling_takes_little_more_than_the_weights(
     heavy: Path, tmp_path: Path, precision: str, form: str, share: float
 ) -> None:
     out = ["-o", str(tmp_path / "o"), "--no-profile", "--no-verify", "-q"]
+    out += ["--random-data"] if precision == "int8" else []
     peak = _peak("compile", str(heavy), "--precision", precision, "--format", form, *out)
     assert peak < share * LAYERS * WIDTH**2 * 4
 
@@ -150,6 +158,25 @@ def test_an_onnx_artifact_holds_external_data(heavy: Path, tmp_path: Path) -> No
     for tensor in onnx.load(small).graph.initializer:
         np.testing.assert_array_equal(held[tensor.name], onnx.numpy_helper.to_array(tensor))
     assert data == onnxfile.serialize(edgecc.load(small))
+
+
+def test_a_serialised_model_without_its_large_weights_answers_the_same(
+    heavy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = _heavy(tmp_path, layers=3, width=301)
+    data = onnxfile.serialize(edgecc.load(small))
+    rest, weights = onnxfile.weights_aside(data, "there")
+    assert len(rest) < 4000
+    assert [t.name for t, _ in weights] == ["w0", "w1", "w2"]
+    for tensor in onnx.load(small).graph.initializer:
+        content = next(c for t, c in weights if t.name == tensor.name)
+        assert bytes(content) == onnx.numpy_helper.to_array(tensor).tobytes()
+    feeds = {"x0": np.random.default_rng(1).normal(size=(1, 301)).astype(np.float32)}
+    want = OrtRunner.from_bytes(data).run(feeds)["x3"]
+    onnxfile.write_aside(data, tmp_path / "apart.onnx")
+    monkeypatch.setattr(ir, "LARGE_BYTES", 1 << 20)
+    for runner in (OrtRunner.from_bytes(data), OrtRunner.from_file(tmp_path / "apart.onnx")):
+        np.testing.assert_allclose(runner.run(feeds)["x3"], want, rtol=1e-5, atol=1e-6)
 
 
 def test_buffers_hold_what_was_added_in_any_order_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:

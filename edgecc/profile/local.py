@@ -17,8 +17,10 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import IO, Any
 
+from edgecc import ir
 from edgecc.artifact import Artifact
 from edgecc.errors import EdgeccError, UsageError
+from edgecc.onnxfile import write_aside
 from edgecc.profile import OperatorTime, Profile
 from edgecc.profile.litert_profile import operators_from_litert
 from edgecc.profile.ort_profile import operators_from_ort
@@ -178,7 +180,10 @@ def _file(source: Artifact | Path | str, stack: ExitStack) -> tuple[Path, str]:
     if isinstance(source, Artifact) and source.path is None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         path = folder / f"network.{source.format}"
-        path.write_bytes(source.data)
+        if source.format == "onnx" and source.size >= ir.LARGE_BYTES:
+            write_aside(source.data, path)
+        else:
+            path.write_bytes(source.data)
     else:
         path = Path(source.path or "") if isinstance(source, Artifact) else Path(source)
     kind = {".tflite": "litert", ".onnx": "ort"}.get(path.suffix)

@@ -8,38 +8,66 @@ import base64
 import binascii
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from edgecc import ir
 from edgecc.errors import ModelError, UsageError
+from edgecc.quant import int4, rules
+from edgecc.quant.units import integer_units
 
 if TYPE_CHECKING:
     from edgecc.quant.params import QuantParams
+    from edgecc.quant.plan import QuantPlan
 
 # How the bytes are to be read: whole numbers in units of the plan's scales, or the numbers themselves.
 _STORED, _PLAIN = "int8", "float32"
 
 
-def changed(before: ir.Model, after: ir.Model, tensors: Mapping[str, QuantParams]) -> dict[str, str]:
-    """The float32 constants in which two networks differ, as text by name; `tensors`: the plan's parameters."""
+def changed(before: ir.Model, after: ir.Model, plan: QuantPlan) -> dict[str, str]:
+    """The float32 constants in which two networks differ, as text by name.
+
+    Weights that every runtime stores in integers are written as these, which is what the artifact holds of them.
+
+    Args:
+        before: the network that passes started from.
+        after: what they made of it.
+        plan: for `after`, not yet specialised for a runtime.
+    """
+    stored = _stored(after, plan)
     found = {}
     for name, value in after.graph.initializers.items():
         old = before.graph.initializers.get(name)
         if old is None or old.const_value is value.const_value:
             continue
-        array, known = ir.constant(value), ir.constant(old)
-        if array is None or array.dtype != np.float32 or (known is not None and np.array_equal(array, known)):
+        array = ir.constant(value)
+        if array is None or array.dtype != np.float32:
             continue
-        params = tensors.get(name)
-        kind, data = _PLAIN, array
-        if params is not None and params.dtype in ("int4", "int8"):
-            stored = params.quantize(array)
-            if np.array_equal(params.dequantize(stored), array):
-                kind, data = _STORED, stored
-        packed = zlib.compress(np.ascontiguousarray(data).tobytes(), 9)
+        if value in stored:
+            kind, data = _STORED, int4.quantized(plan.tensors[name], array).astype(np.int8)
+        elif (known := ir.constant(old)) is not None and np.array_equal(array, known):
+            continue
+        else:
+            kind, data = _PLAIN, array
+        # Integers of rounded weights hardly repeat: searching for repetitions costs time and gains no byte.
+        packer = zlib.compressobj(9, strategy=zlib.Z_HUFFMAN_ONLY)
+        packed = packer.compress(np.ascontiguousarray(data).data) + packer.flush()
         found[name] = f"{kind} {base64.b64encode(packed).decode('ascii')}"
+    return found
+
+
+def _stored(model: ir.Model, plan: QuantPlan) -> set[ir.Value]:
+    """The weights that all their readers hold as int8 or int4 with the plan's parameters, in every runtime."""
+    served = [set(integer_units(model, runtime, plan)[0]) for runtime in get_args(rules.Runtime)]
+    found = set()
+    for node in set.intersection(*served):
+        weight = rules.weight_of(node)
+        params = None if weight is None else plan.tensors.get(str(weight.name))
+        if weight is None or params is None or params.dtype not in ("int4", "int8"):
+            continue
+        if all(rules.weight_of(reader) is weight for reader, _ in weight.uses()):
+            found.add(weight)
     return found
 
 

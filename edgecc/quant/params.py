@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -79,13 +80,8 @@ class QuantParams:
 
     def quantize(self, array: ir.Array) -> ir.Array:
         """Stored values: round half to even, then saturate, as QuantizeLinear does. int4 is held in int8."""
-        scale, zero = self.aligned(array.shape)
         result: ir.Array = np.empty(array.shape, "int8" if self.dtype == "int4" else self.dtype)
-        # In pieces, as arithmetic in float64 takes several times the memory of the array.
-        rows = max(1, _PIECE * len(array) // array.size) if array.ndim and array.size else 1
-        for start in range(0, len(array) if array.ndim else 1, rows):
-            part = slice(start, start + rows) if array.ndim else ()
-            step, offset = (v[part] if v.ndim and len(v) > 1 else v for v in (scale, zero))
+        for part, step, offset in self._pieces(array.shape):
             stored = np.rint(np.asarray(array[part], np.float64) / step)
             stored += offset
             result[part] = np.clip(stored, *self.limits)
@@ -93,8 +89,19 @@ class QuantParams:
 
     def dequantize(self, stored: ir.Array) -> ir.Array:
         """Real values, float32."""
-        scale, zero = self.aligned(stored.shape)
-        return np.asarray((stored.astype(np.int64) - zero) * scale, np.float32)
+        result: ir.Array = np.empty(stored.shape, np.float32)
+        for part, step, offset in self._pieces(stored.shape):
+            result[part] = (stored[part].astype(np.int64) - offset) * step
+        return result
+
+    def _pieces(self, shape: Sequence[int]) -> Iterator[tuple[Any, ir.Array, ir.Array]]:
+        """Parts of an array, and their scale and zero point: float64 takes several times the memory of the array."""
+        scale, zero = self.aligned(shape)
+        rows = max(1, _PIECE * shape[0] // max(1, prod(shape))) if shape else 1
+        for start in range(0, shape[0] if shape else 1, rows):
+            part = slice(start, start + rows) if shape else ()
+            step, offset = (v[part] if v.ndim and len(v) > 1 else v for v in (scale, zero))
+            yield part, step, offset
 
     def as_unsigned(self) -> QuantParams:
         """The same real values stored in uint8 instead of int8."""

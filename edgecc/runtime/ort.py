@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Initializers of at least this many bytes are handed over as arrays beside the protobuf: nothing is copied
 # into one message, so the 2 GB limit of protobuf does not apply. (onnx too keeps smaller ones in the file.)
 _BESIDE_BYTES = 1024
+# What was copied of larger ones is not kept in memory as well.
+_RELEASED_BYTES = 1 << 24
 
 # ONNX Runtime's names of element types, and numpy's.
 _NUMPY_NAMES = {
@@ -169,7 +171,8 @@ class OrtRunner:
         Raises:
             ModelError: the runtime cannot load it.
         """
-        return cls(data, optimize=optimize, threads=threads, profile=profile)
+        held = data if len(data) < ir.LARGE_BYTES else _without_weights(data)
+        return cls(held, optimize=optimize, threads=threads, profile=profile)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Runs once; nothing is cast, sliced or broadcast.
@@ -268,11 +271,25 @@ def _serialize(model: ir.Model, extra_outputs: Sequence[str]) -> _Serialized:
         if array.dtype.isbuiltin == 2:  # bfloat16, float8: stay in the protobuf
             continue
         beside[name] = np.require(array, requirements=["C", "ALIGNED"])
+        if beside[name] is not array and array.nbytes > _RELEASED_BYTES:
+            ir.release_source(array)
         value.const_value = ir.ExternalTensor(
             "beside", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
         )
     large = ir.weight_bytes(copy) >= ir.LARGE_BYTES
     return _Serialized(ir.serde.serialize_model(copy).SerializeToString(), beside, folder, large)
+
+
+def _without_weights(data: bytes) -> _Serialized:
+    """A serialised model whose large weights the runtime reads where they are."""
+    from edgecc.onnxfile import weights_aside
+
+    small, weights = weights_aside(data, "beside")
+    beside = {}
+    for tensor, content in weights:
+        array = np.frombuffer(content, ir.DataType(tensor.data_type).numpy()).reshape(tensor.dims)
+        beside[tensor.name] = np.require(array, requirements=["ALIGNED"])
+    return _Serialized(small, beside, None, large=True)
 
 
 def _add_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
