@@ -34,12 +34,13 @@ def float_passes(target: Target, options: CompileOptions) -> list[Pass]:
     passes = [make_pass(name) for name in names]
     for given in options.passes:
         if _writes(given, options):  # later; its options are read now, before the model is
-            quantized_passes(options.precision or "dynamic", planned=False, options=options)
+            precision = options.precision or "dynamic"
+            quantized_passes(precision, planned=False, options=options)
+            _set([_name(given)] if _name(given) in _CALIBRATED else [], options)
         else:
             passes.append(given if isinstance(given, Pass) else make_pass(str(given)))
-    later = {name for names in (*_PLANNING.values(), *_PLANNED.values()) for name in names}
     for name in options.skip_passes:
-        if all(p.name != name for p in passes) and name not in later:
+        if all(p.name != name for p in passes) and name not in _CALIBRATED:
             raise UsageError(
                 f"no pass {name!r} runs",
                 node="--skip-pass",
@@ -66,6 +67,7 @@ def keeping_passes(form: str) -> list[Pass]:
 # formats. int16 activations have steps enough for unequal channels.
 _PLANNING = dict.fromkeys(("int8", "int4", "mixed"), ("equalize",))
 _PLANNED = dict.fromkeys(("int8", "int16x8", "int4", "mixed"), ("round_weights",))
+_CALIBRATED = {name for names in (*_PLANNING.values(), *_PLANNED.values()) for name in names}
 
 
 def planning_passes(precision: str, options: CompileOptions) -> list[Pass]:
@@ -106,7 +108,7 @@ def quantized_passes(
     if text is None:
         return []
     for given in options.passes if options is not None else ():
-        if options is not None and _writes(given, options):
+        if options is not None and _writes(given, options) and _name(given) == text.partition(":")[0]:
             if isinstance(given, Pass):
                 return [given]
             text = f"{text}{',' if ':' in text else ':'}{str(given).partition(':')[2]}"

@@ -69,10 +69,10 @@ class InsertQDQ(Pass):
 
 def _wider(node: ir.Node, plan: QuantPlan) -> str | None:
     """Why the weights of a node that the plan gives int4 are int8."""
-    if plan.precision_of(node) != "int4" or rules.weight_of(node) is None:
+    weight = rules.weight_of(node)
+    if plan.precision_of(node) != "int4" or weight is None or plan.tensors[str(weight.name)].dtype == "int4":
         return None
-    why = int4.objection(node, "int8")
-    return None if why is None else f"its weights are int8: {why}"
+    return f"its weights are int8: {int4.objection(node, 'int8') or int4.SPARED}"
 
 
 class _Writer(QdqWriter):

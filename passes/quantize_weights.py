@@ -60,6 +60,7 @@ class QuantizeWeights(Pass):
         """
         tally = Tally()
         made: dict[tuple[ir.Value, QuantParams], ir.Value] = {}
+        spared = int4.spared(model) if self.dtype == "int4" else set()
         for node in list(model.graph):
             if not is_op(node, *_OPERATORS):
                 continue
@@ -72,7 +73,7 @@ class QuantizeWeights(Pass):
             elif array.size < self.min_elements:
                 tally.refuse(node, f"its weights are {array.size} numbers, fewer than {self.min_elements}")
             else:
-                key = weight, self._params(node, array, tally)
+                key = weight, self._params(node, array, tally, spared=node in spared)
                 if key not in made:
                     made[key] = _dequantized(model.graph, *key, array, node)
                 node.replace_input_with(1, made[key])
@@ -85,11 +86,11 @@ class QuantizeWeights(Pass):
             )
         return tally.result()
 
-    def _params(self, node: ir.Node, array: ir.Array, tally: Tally) -> QuantParams:
+    def _params(self, node: ir.Node, array: ir.Array, tally: Tally, *, spared: bool) -> QuantParams:
         axis = rules.channel_axis(node)
         if self.dtype == "int8":
             return from_weights(array, axis)
-        reason = int4.objection(node, "float32")
+        reason = int4.SPARED if spared else int4.objection(node, "float32")
         if reason is not None:
             tally.refuse(node, f"its weights are int8: {reason}")
             return from_weights(array, axis)

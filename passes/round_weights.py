@@ -49,6 +49,8 @@ class RoundWeights(Pass):
 
     def apply(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """Changes weights and biases in place; needs `ctx.plan` and `ctx.data`."""
+        from threadpoolctl import threadpool_limits
+
         from edgecc.calibration.moments import collect_moments, spread
 
         tally = rw.Tally()
@@ -70,9 +72,11 @@ class RoundWeights(Pass):
         }
         nodes = [n for n in nodes if n in served or ctx.plan.precision_of(n) == "dynamic"]
         data = spread(ctx.data, self.samples)
-        for node, moments in collect_moments(model, data, nodes, columns=self.columns, seed=ctx.seed):
-            self._round(node, ctx.plan.tensors[str(node.inputs[1].name)], moments)  # type: ignore[union-attr]
-            tally.rewritten += 1
+        # Beside other work on the machine, threads of BLAS wait for each other: up to 100 times slower than one.
+        with threadpool_limits(1, user_api="blas"):
+            for node, moments in collect_moments(model, data, nodes, columns=self.columns, seed=ctx.seed):
+                self._round(node, ctx.plan.tensors[str(node.inputs[1].name)], moments)  # type: ignore[union-attr]
+                tally.rewritten += 1
         return tally.result()
 
     def _objection(self, node: ir.Node, plan: QuantPlan) -> str | None:

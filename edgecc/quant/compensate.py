@@ -1,7 +1,9 @@
 """Error-compensated rounding: what rounding one weight spoils, the weights not yet rounded make up for.
 
-Source: Frantar et al. 2022, "GPTQ" (arXiv:2210.17323), algorithm 1, with the columns in falling order of their
-second moment; the closed form of one step is that of Hassibi and Stork 1993, "Optimal Brain Surgeon".
+With E[x x^T] = R R^T, R upper triangular, the mean of |e x|^2 of a row e of errors is the sum over k of
+R_kk^2 (e_k + sum over j < k of e_j R_jk / R_kk)^2, which is made small term by term. Source: Chee et al. 2023, "QuIP"
+(arXiv:2307.13304), section 3.1, where it is shown to be what algorithm 1 of "GPTQ" does (Frantar et al. 2022,
+arXiv:2210.17323); here columns come in falling order of their second moment.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import numpy as np
 
 from edgecc import ir
 
-_BLOCK = 64  # columns whose effect on all later ones is applied as one product
+_BLOCK = 64  # columns that take the errors of all earlier blocks as one product
 
 
 def compensated(weights: ir.Array, moments: ir.Array, low: int, high: int) -> ir.Array:
@@ -24,21 +26,19 @@ def compensated(weights: ir.Array, moments: ir.Array, low: int, high: int) -> ir
     Returns:
         (outputs, inputs) float64, whole numbers.
     """
-    size = weights.shape[1]
     order = np.argsort(-np.diag(moments), kind="stable")
-    factor = np.linalg.cholesky(np.linalg.inv(moments[np.ix_(order, order)])).T  # upper triangular
-    left = np.array(weights[:, order], np.float64)
-    found = np.empty_like(left)
-    for start in range(0, size, _BLOCK):
-        stop = min(start + _BLOCK, size)
-        errors = np.empty((len(left), stop - start))
+    feedback = _feedback(moments[np.ix_(order, order)])
+    wanted = np.ascontiguousarray(weights[:, order].T, np.float64)
+    found, errors = np.empty_like(wanted), np.empty_like(wanted)
+    for start in range(0, len(wanted), _BLOCK):
+        stop = min(start + _BLOCK, len(wanted))
+        shifts = feedback[start:stop, :start] @ errors[:start]
         for i in range(start, stop):
-            found[:, i] = np.clip(np.rint(left[:, i]), low, high)
-            errors[:, i - start] = (left[:, i] - found[:, i]) / factor[i, i]
-            left[:, i + 1 : stop] -= errors[:, i - start, None] * factor[i, i + 1 : stop]
-        left[:, stop:] -= errors @ factor[start:stop, stop:]
-    result = np.empty_like(found)
-    result[:, order] = found
+            shift = shifts[i - start] + feedback[i, start:i] @ errors[start:i]
+            found[i] = np.clip(np.rint(wanted[i] + shift), low, high)
+            errors[i] = wanted[i] - found[i]
+    result = np.empty(weights.shape)
+    result[:, order] = found.T
     return result
 
 
@@ -51,15 +51,20 @@ def compensated_lanes(weights: ir.Array, moments: ir.Array, low: int, high: int)
         low, high: limits of the integers.
     """
     order = np.argsort(-np.diagonal(moments, axis1=1, axis2=2), axis=1, kind="stable")
-    left = np.take_along_axis(weights.astype(np.float64), order, axis=1)
+    wanted = np.take_along_axis(weights.astype(np.float64), order, axis=1)
     moments = np.take_along_axis(moments, order[:, :, None], axis=1)
-    moments = np.take_along_axis(moments, order[:, None, :], axis=2)
-    factor = np.linalg.cholesky(np.linalg.inv(moments)).transpose(0, 2, 1)
-    found = np.empty_like(left)
-    for i in range(left.shape[1]):
-        found[:, i] = np.clip(np.rint(left[:, i]), low, high)
-        error = (left[:, i] - found[:, i]) / factor[:, i, i]
-        left[:, i + 1 :] -= error[:, None] * factor[:, i, i + 1 :]
+    feedback = _feedback(np.take_along_axis(moments, order[:, None, :], axis=2))
+    found, errors = np.empty_like(wanted), np.empty_like(wanted)
+    for i in range(wanted.shape[1]):
+        shift = (feedback[:, i, :i] * errors[:, :i]).sum(axis=1)
+        found[:, i] = np.clip(np.rint(wanted[:, i] + shift), low, high)
+        errors[:, i] = wanted[:, i] - found[:, i]
     result = np.empty_like(found)
     np.put_along_axis(result, order, found, axis=1)
     return result
+
+
+def _feedback(moments: ir.Array) -> ir.Array:
+    """R_jk / R_kk at [..., k, j], of which j < k count; moments: (..., inputs, inputs) = R R^T."""
+    factor = np.linalg.cholesky(moments[..., ::-1, ::-1])[..., ::-1, ::-1]
+    return np.ascontiguousarray(factor.swapaxes(-1, -2) / np.diagonal(factor, axis1=-2, axis2=-1)[..., None])

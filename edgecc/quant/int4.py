@@ -17,6 +17,11 @@ from edgecc.quant import rules
 from edgecc.quant.params import QuantParams, from_weights
 from edgecc.quant.weight_scales import sum_preserving
 
+# The smallest layers, which together hold so much of the weights, stay in 8 bits: they would save next to nothing, and
+# the first layers, which are among them, err most. EfficientNet-Lite0 (27 of 50 layers): 7.3 dB without, 9.7 dB with;
+# a share of 0.02 gives 9.6 dB, 0.1 10.0 dB, 0.2 10.8 dB.
+_SPARED = 0.05
+SPARED = f"it is one of the smallest layers, which together hold {_SPARED:.0%} of the weights"
 # LiteRT's XNNPACK takes multiples of 32, ONNX Runtime 1.31 powers of two up to 256.
 BLOCK_SIZES = (32, 64, 128, 256)
 # Below this LiteRT's built-in kernel answers wrongly in blocks.
@@ -41,6 +46,22 @@ def objection(node: ir.Node, activations: Literal["float32", "int8"]) -> str | N
             return "LiteRT has no int4 kernel for a depthwise convolution of float32"
         return "a depthwise convolution has few weights and loses most in 4 bits"
     return None
+
+
+def spared(model: ir.Model) -> set[ir.Node]:
+    """The layers whose weights stay in 8 bits because they are few."""
+    sizes = {
+        node: prod(ir.static_dims(weight))
+        for node in model.graph
+        if (weight := rules.weight_of(node)) is not None and objection(node, "int8") is None
+    }
+    left, found = _SPARED * sum(sizes.values()), set[ir.Node]()
+    for node, size in sorted(sizes.items(), key=lambda item: item[1]):
+        left -= size
+        if left < 0:
+            break
+        found.add(node)
+    return found
 
 
 def block_objection(node: ir.Node, block_size: int) -> str | None:

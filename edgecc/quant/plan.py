@@ -235,13 +235,14 @@ def make_plan(
     dtype: DType = "int16" if precision == "int16x8" else "int8"
     ranges = {**statistics.ranges, **(statistics.extremes if dtype == "int16" else {})}
     tensors = {name: from_range(low, high, dtype) for name, (low, high) in ranges.items()}
+    spared = int4.spared(model) if precision == "int4" else set()
     for node in model.graph:
         weight = rules.weight_of(node)
         if weight is None:
             continue
         array = ir.constant(weight)
         assert array is not None
-        wanted = (precisions or {}).get(ir.label(node), precision)
+        wanted = (precisions or {}).get(ir.label(node), "int8" if node in spared else precision)
         params = _weight_params(node, array, per_channel=per_channel, narrow=wanted == "int4")
         name, source = str(weight.name), node.inputs[0]
         if name in tensors and tensors[name].axis != params.axis:
