@@ -1,0 +1,86 @@
+"""Operators whose kernel looks each integer up, and Softmax.
+
+Sources: LiteRT, kernels/internal/common.h (LUTPopulateInt8), kernels/{activations,exp,elementwise}.cc,
+kernels/internal/reference/softmax.h. The tables are filled in float32; the functions of the C library are taken as
+correctly rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from edgecc.ir import Array
+from edgecc.simulate.common import Kernel
+from edgecc.simulate.fixed_point import (
+    divide_by_power,
+    doubling_high_mul,
+    exp_of_negative,
+    multiply,
+    quantize_multiplier,
+    reciprocal,
+    round_half_away,
+    saturate,
+)
+from edgecc.simulate.graph import Operator
+
+_DIFFERENCE_BITS = 5  # of the exponent, softmax.h: kScaledDiffIntegerBits
+_SUM_BITS = 12  # of the sum of exponentials: kAccumulationIntegerBits
+
+Function = Callable[[Array], Array]
+
+
+def once(function: Function) -> Function:
+    """A float64 function as a float32 one, rounded once."""
+    return lambda x: function(x.astype(np.float64)).astype(np.float32)
+
+
+def logistic(x: Array) -> Array:
+    """1 / (1 + exp(-x)), each step in float32."""
+    one = np.float32(1)
+    with np.errstate(over="ignore"):
+        return np.asarray(one / (one + once(np.exp)(-x)))
+
+
+def elu(x: Array) -> Array:
+    """x, or exp(x) - 1 below 0."""
+    return np.where(x < 0, once(np.expm1)(np.minimum(x, 0)), x)
+
+
+def looked_up(op: Operator, values: Sequence[Array], function: Function) -> list[Array]:
+    """A function of one value through a table of 256."""
+    source, output = op.given(0), op.outputs[0]
+    every = np.arange(-128, 128, dtype=np.int64)
+    real = source.scale * (every - source.zero_point).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = round_half_away(function(real) * (np.float32(1) / output.scale))
+    whole = np.clip(steps, -(2.0**31), 2.0**31 - 1).astype(np.int64) + output.zero_point
+    return [saturate(whole, np.int8)[values[0].astype(np.int64) + 128]]
+
+
+def softmax(op: Operator, values: Sequence[Array]) -> list[Array]:
+    """SOFTMAX over the last axis, in fixed point; the output's scale is 1/256 and its zero point -128."""
+    data = values[0].astype(np.int64)
+    room = 31 - _DIFFERENCE_BITS
+    scaled = min(np.float64(op.options.beta) * np.float64(op.given(0).scale) * 2.0**room, 2.0**31 - 1)
+    multiplier, shift = quantize_multiplier(scaled)
+    least = -int(np.floor((2**_DIFFERENCE_BITS - 1) * 2.0**room / 2.0 ** int(shift)))
+    below = np.arange(256, dtype=np.int64)  # how far an element lies under the largest one
+    table = exp_of_negative(multiply(-below, multiplier, shift))
+    table = np.where(-below >= least, table, 0)
+    powers = table[data.max(axis=-1, keepdims=True) - data]
+    total = divide_by_power(powers, _SUM_BITS).sum(axis=-1, keepdims=True)
+    factor, over = reciprocal(total, _SUM_BITS)
+    steps = divide_by_power(doubling_high_mul(factor, powers), over + 31 - 8)
+    return [saturate(np.where(powers > 0, steps, 0) - 128, np.int8)]
+
+
+INT8: Mapping[str, Kernel] = {
+    "LOGISTIC": partial(looked_up, function=logistic),
+    "TANH": partial(looked_up, function=once(np.tanh)),
+    "EXP": partial(looked_up, function=once(np.exp)),
+    "ELU": partial(looked_up, function=elu),
+    "SOFTMAX": softmax,
+}
