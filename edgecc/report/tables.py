@@ -139,6 +139,13 @@ def fidelity_tables(fidelity: Fidelity, title: str = "fidelity") -> list[Table |
     ]
     tables: list[Table | str] = [Table(title, headings, rows)]
     tables.append(f"measured on {fidelity.data} ({fidelity.samples} compared)")
+    if fidelity.bit_true is not None:
+        cells = [
+            [k.kernels, f"{k.samples}", f"{k.compared:,}", f"{k.differing:,}", f"{k.largest}", k.explanation]
+            for k in fidelity.bit_true.kernels
+        ]
+        columns = ("against the simulated integers", ">samples", ">compared", ">differ", ">most steps", "")
+        tables.append(Table("bit-true", columns, cells))
     if fidelity.layers:
         cells = [
             [x.name, x.op_type, decibels(x.sqnr_db), decibels(x.own_sqnr_db), f"{x.relative_error:.2e}"]

@@ -24,7 +24,7 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
 
 def quantized(output: Tensor, value: float) -> int:
     """A real bound in steps of `output`, rounded as C's roundf of a float32 quotient."""
-    steps = np.float32(value) / output.scale
+    steps = float(np.float32(value) / output.scale)
     return output.zero_point + int(np.clip(round_half_away(steps), -(2.0**31), 2.0**31 - 1))
 
 

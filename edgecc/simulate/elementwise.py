@@ -52,9 +52,7 @@ def extreme(op: Operator, values: Sequence[Array], pick: Callable[[Array, Array]
     return [pick(values[0], values[1])]
 
 
-def relu(
-    op: Operator, values: Sequence[Array], *, limits: tuple[float | None, float | None]
-) -> list[Array]:
+def relu(op: Operator, values: Sequence[Array], *, limits: tuple[float | None, float | None]) -> list[Array]:
     """RELU, RELU6, RELU_N1_TO_1: on the output's scale, then limited."""
     steps = rescale(centred(op.given(0), values[0]), _ratio(op))
     return [clamped(op, steps, limits)]
@@ -79,7 +77,9 @@ def hard_swish(op: Operator, values: Sequence[Array]) -> list[Array]:
     """HARD_SWISH: x * relu6(x + 3) / 6 in 16 bits, on a table of all 256 inputs."""
     source, output = op.given(0), op.outputs[0]
     every = np.arange(-128, 128, dtype=np.int64)
-    table = saturate(_hard_swish_steps(every - source.zero_point, source, output) + output.zero_point, np.int8)
+    table = saturate(
+        _hard_swish_steps(every - source.zero_point, source, output) + output.zero_point, np.int8
+    )
     return [table[values[0].astype(np.int64) + 128]]
 
 

@@ -48,7 +48,9 @@ class Tensor:
             ModelError: there is none, or there are several.
         """
         if len(self.scales) != 1:
-            raise ModelError(f"the tensor has {len(self.scales)} scales, its operator takes one", node=self.name)
+            raise ModelError(
+                f"the tensor has {len(self.scales)} scales, its operator takes one", node=self.name
+            )
         return np.float32(self.scales[0])
 
     @property
@@ -133,7 +135,9 @@ def _codes(model: Any, schema: Any) -> list[str]:
     names = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
     found = []
     for each in model.operatorCodes:
-        number = max(each.builtinCode, each.deprecatedBuiltinCode)  # files before version 3a have only the latter
+        number = max(
+            each.builtinCode, each.deprecatedBuiltinCode
+        )  # files before version 3a have only the latter
         custom = (each.customCode or b"").decode("utf-8", "replace")
         found.append(f"CUSTOM {custom}" if names.get(number) == "CUSTOM" else names.get(number, str(number)))
     return found

@@ -89,17 +89,26 @@ def transpose_conv(op: Operator, values: Sequence[Array]) -> list[Array]:
 
 
 def fully_connected(op: Operator, values: Sequence[Array]) -> list[Array]:
-    """FULLY_CONNECTED: rows (..., in), weights (out, in).
+    """FULLY_CONNECTED: rows (..., in), weights (out, in). LiteRT's reference kernel rounds a float64 product here."""
+    factors = _factors(op.given(0), op.given(1), op.outputs[0])
+    return _dense(op, values, round_half_away(_dense_sums(op, values) * factors).astype(np.int64))
 
-    The reference kernel rounds a float64 product here, once, instead of taking fixed-point steps.
-    """
-    data, weights, tensor = values[0], values[1], op.given(1)
-    shifted = weights.astype(np.int64) - tensor.zero_point
-    kind = exact_type(shifted, (1,), 255)
-    sums = _real(op.given(0), data, kind).reshape(-1, weights.shape[1]) @ shifted.T.astype(kind)
-    total = _biased(sums, values, 2)
-    steps = round_half_away(total * _factors(op.given(0), tensor, op.outputs[0])).astype(np.int64)
-    shape = (*data.shape[:-1], len(weights)) if op.options.keepNumDims else (-1, len(weights))
+
+def fully_connected_fixed(op: Operator, values: Sequence[Array]) -> list[Array]:
+    """FULLY_CONNECTED as TFLite Micro computes it, in fixed point."""
+    tensors = op.given(0), op.given(1), op.outputs[0]
+    return _dense(op, values, rescale(_dense_sums(op, values), _factors(*tensors)))
+
+
+def _dense_sums(op: Operator, values: Sequence[Array]) -> Integers:
+    weights = values[1].astype(np.int64) - op.given(1).zero_point
+    kind = exact_type(weights, (1,), 255)
+    rows = _real(op.given(0), values[0], kind).reshape(-1, weights.shape[1])
+    return _biased(rows @ weights.T.astype(kind), values, 2)
+
+
+def _dense(op: Operator, values: Sequence[Array], steps: Integers) -> list[Array]:
+    shape = (*values[0].shape[:-1], len(values[1])) if op.options.keepNumDims else (-1, len(values[1]))
     return [clamped(op, steps).reshape(shape)]
 
 
@@ -109,7 +118,9 @@ def batch_matmul(op: Operator, values: Sequence[Array]) -> list[Array]:
     left = left.swapaxes(-1, -2) if op.options.adjX else left
     right = right.swapaxes(-1, -2) if op.options.adjY else right
     sums = left.astype(np.float64) @ right.astype(np.float64)
-    product = np.float64(op.given(0).scale * op.given(1).scale)  # rounded to float32 first, as the reference does
+    product = np.float64(
+        op.given(0).scale * op.given(1).scale
+    )  # rounded to float32 first, as the reference does
     return [fitted(op, rescale(sums.astype(np.int64), product / np.float64(op.outputs[0].scale)))]
 
 
@@ -127,7 +138,7 @@ def _axes(
 
 def _real(tensor: Tensor, values: Array, kind: type[np.floating]) -> Array:
     """Integers without their zero point, in a floating type that holds them exactly."""
-    return values.astype(kind) - kind(tensor.zero_point)
+    return np.subtract(values.astype(kind), kind(tensor.zero_point))
 
 
 def _windows(source: Array, rows: Axis, columns: Axis) -> Array:
@@ -166,3 +177,5 @@ INT8: Mapping[str, Kernel] = {
     "FULLY_CONNECTED": fully_connected,
     "BATCH_MATMUL": batch_matmul,
 }
+MICRO: Mapping[str, Kernel] = {"FULLY_CONNECTED": fully_connected_fixed}
+"""Where TFLite Micro computes otherwise than LiteRT's reference kernels."""

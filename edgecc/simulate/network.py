@@ -29,32 +29,37 @@ _MISSING = np.zeros(0, np.float32)
 Observer = Callable[[Operator, list[Array]], None]
 
 
-def kernel_of(op: Operator) -> Kernel | None:
-    """What computes an operator; None: nothing here does."""
+def kernel_of(op: Operator, micro: bool = False) -> Kernel | None:
+    """What computes an operator, as LiteRT's reference kernels or as TFLite Micro; None: nothing here does."""
     kind = op.outputs[0].dtype if op.outputs else ""
     found = KERNELS.get(kind, _ANY).get(op.code)
     if kind == "int8" and op.code in _INT8 and any(
         t is not None and t.dtype not in ("int8", "int32") for t in op.inputs
     ):  # fmt: skip
         return None  # int16 activations, float operands
-    return found
+    return linear.MICRO.get(op.code, found) if micro and kind == "int8" else found
 
 
 @dataclass(frozen=True)
 class Network:
     """A graph whose every operator can be computed.
 
+    Args:
+        graph: of a file.
+        micro: as TFLite Micro does, where that differs from LiteRT's reference kernels.
+
     Raises:
         UnsupportedError: an operator cannot be; all are named at once.
     """
 
     graph: Graph
+    micro: bool = False
     _steps: tuple[tuple[Operator, Kernel], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         steps, missing = [], []
         for op in self.graph.operators:
-            kernel = kernel_of(op)
+            kernel = kernel_of(op, self.micro)
             if kernel is None:
                 kinds = ", ".join(t.dtype or "another type" for t in op.inputs if t is not None)
                 missing.append(Finding(op.outputs[0].name if op.outputs else "", op.code, f"takes {kinds}"))

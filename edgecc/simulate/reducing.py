@@ -46,9 +46,7 @@ def _axes(op: Operator, image: Array) -> tuple[Axis, Axis]:
     )
 
 
-def _gathered(
-    image: Array, rows: Axis, columns: Axis, join: Callable[..., Array], start: int
-) -> Array:
+def _gathered(image: Array, rows: Axis, columns: Axis, join: Callable[..., Array], start: int) -> Array:
     shape = (image.shape[0], rows.count, columns.count, image.shape[3])
     joined = np.full(shape, start, image.dtype)
     for _, down in rows.taps():

@@ -65,7 +65,9 @@ def nearest(op: Operator, values: Sequence[Array]) -> list[Array]:
 def _nearest(size: int, wanted: int, op: Operator) -> Integers:
     corners, centers = op.options.alignCorners, op.options.halfPixelCenters
     stretched = corners and wanted > 1
-    scale = np.float32(size - 1) / np.float32(wanted - 1) if stretched else np.float32(size) / np.float32(wanted)
+    scale = (
+        np.float32(size - 1) / np.float32(wanted - 1) if stretched else np.float32(size) / np.float32(wanted)
+    )
     at = (np.arange(wanted, dtype=np.float32) + np.float32(0.5 if centers else 0)) * scale
     whole = (round_half_away(at) if corners else np.floor(at)).astype(np.int64)
     whole = np.minimum(whole, size - 1)
