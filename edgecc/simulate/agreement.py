@@ -19,7 +19,7 @@ from edgecc.runtime import Runner
 from edgecc.runtime.litert import LiteRtRunner, run_stored
 from edgecc.runtime.tflm import MicroRunner
 from edgecc.simulate.graph import Graph, Operator
-from edgecc.simulate.isolate import isolated
+from edgecc.simulate.isolate import Isolator
 from edgecc.simulate.runner import SimulatedRunner
 
 REFERENCE_SAMPLES = 16
@@ -132,10 +132,11 @@ class _Fast:
 
 def _worst_alone(data: bytes, graph: Graph, tensors: Tensors) -> tuple[Operator | None, int]:
     """The first operator whose fast kernel differs by more than one step on equal inputs, and by how many."""
+    files = Isolator(data)
     for op in graph.operators:
         if not _once(op) or any(t.dtype != "int8" for t in op.outputs):
             continue
-        found = run_stored(isolated(data, op, tensors), [tensors[i] for i in _once(op)])
+        found = run_stored(files.file(op, tensors), [tensors[i] for i in _once(op)])
         gaps = [np.abs(tensors[t.index].astype(int) - v) for t, v in zip(op.outputs, found, strict=True)]
         steps = max(int(g.max(initial=0)) for g in gaps)
         if steps > 1:

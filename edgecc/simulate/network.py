@@ -13,7 +13,13 @@ from edgecc.simulate import elementwise, linear, moving, plain, reducing, resizi
 from edgecc.simulate.common import Kernel
 from edgecc.simulate.graph import Graph, Operator
 
-_ANY: Mapping[str, Kernel] = {**moving.ANY, **reducing.ANY, **resizing.ANY, **elementwise.CONVERSIONS}
+_ANY: Mapping[str, Kernel] = {
+    **moving.ANY,
+    **reducing.ANY,
+    **resizing.ANY,
+    **elementwise.CONVERSIONS,
+    **plain.ANY,
+}
 _INT8: Mapping[str, Kernel] = {
     **linear.INT8, **elementwise.INT8, **tables.INT8, **reducing.INT8, **resizing.INT8,
 }  # fmt: skip
@@ -22,6 +28,7 @@ KERNELS: Mapping[str, Mapping[str, Kernel]] = {
     "float32": {**_ANY, **plain.REAL},
     "int32": {**_ANY, **plain.WHOLE},
     "int64": {**_ANY, **plain.WHOLE},
+    "bool": {**_ANY, **plain.LOGICAL},
 }
 """By the type of the first output, then by the operator's name in the schema; other types are only moved."""
 
@@ -37,6 +44,8 @@ def kernel_of(op: Operator, micro: bool = False) -> Kernel | None:
         t is not None and t.dtype not in ("int8", "int32") for t in op.inputs
     ):  # fmt: skip
         return None  # int16 activations, float operands
+    if kind == "bool" and found and any(t is not None and t.dtype == "int8" for t in op.inputs):
+        return None  # compared after a rescaling
     return linear.MICRO.get(op.code, found) if micro and kind == "int8" else found
 
 

@@ -1,6 +1,7 @@
 """Arithmetic on real values and plain integers, where every machine rounds alike: what float islands need.
 
-Sums of many products and transcendental functions are left out: their last bit depends on the library.
+Sums of products and transcendental functions are left out: their last bit depends on the library. A mean is a sum in
+order of the elements and one division, as LiteRT's reference kernel has it (kernels/internal/reference/reduce.h).
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from functools import partial
 
 import numpy as np
 
+from edgecc.errors import UnsupportedError
 from edgecc.ir import Array
 from edgecc.simulate.common import Kernel, bounds
 from edgecc.simulate.graph import Operator
+from edgecc.simulate.reducing import reduced_axes
 
 
 def binary(op: Operator, values: Sequence[Array], compute: Callable[[Array, Array], Array]) -> list[Array]:
@@ -38,6 +41,28 @@ def unary(op: Operator, values: Sequence[Array], compute: Callable[[Array], Arra
         return [compute(values[0])]
 
 
+def reciprocal_root(x: Array) -> Array:
+    """1 / sqrt(x), both rounded."""
+    return np.asarray(x.dtype.type(1) / np.sqrt(x))
+
+
+def mean(op: Operator, values: Sequence[Array]) -> list[Array]:
+    """MEAN: one element after the other in float32."""
+    data, axes = values[0], reduced_axes(op, values)
+    kept = [a for a in range(data.ndim) if a not in axes]
+    rows = data.transpose(*kept, *axes).reshape(*(data.shape[a] for a in kept), -1)
+    if not rows.shape[-1]:
+        raise UnsupportedError(f"the mean of nothing is not simulated: {op.label}")
+    sums = np.cumsum(rows, axis=-1, dtype=data.dtype)[..., -1]  # in order, where np.sum adds in pairs
+    result = sums / data.dtype.type(rows.shape[-1])
+    return [np.expand_dims(result, axes) if op.options.keepDims else np.asarray(result)]
+
+
+def select(op: Operator, values: Sequence[Array]) -> list[Array]:
+    """SELECT_V2."""
+    return [np.where(values[0], values[1], values[2])]
+
+
 REAL: Mapping[str, Kernel] = {
     "ADD": partial(binary, compute=np.add),
     "SUB": partial(binary, compute=np.subtract),
@@ -53,8 +78,16 @@ REAL: Mapping[str, Kernel] = {
     "SQRT": partial(unary, compute=np.sqrt),
     "SQUARE": partial(unary, compute=np.square),
     "FLOOR": partial(unary, compute=np.floor),
+    "RSQRT": partial(unary, compute=reciprocal_root),
+    "MEAN": mean,
 }
 WHOLE: Mapping[str, Kernel] = {
     code: REAL[code] for code in ("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "ABS", "NEG")
 }
 """On int32 and int64, which shapes and indices are."""
+LOGICAL: Mapping[str, Kernel] = {
+    "EQUAL": partial(binary, compute=np.equal),
+    "NOT_EQUAL": partial(binary, compute=np.not_equal),
+}
+"""With a result of booleans; of quantized operands only where these are not rescaled: real ones and plain integers."""
+ANY: Mapping[str, Kernel] = {"SELECT_V2": select}

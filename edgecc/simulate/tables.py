@@ -7,6 +7,7 @@ correctly rounded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -49,6 +50,24 @@ def elu(x: Array) -> Array:
     return np.where(x < 0, once(np.expm1)(np.minimum(x, 0)), x)
 
 
+def gelu(x: Array) -> Array:
+    """x / 2 * erfc(-x / sqrt(2)), each step in float32."""
+    erfc = once(np.vectorize(math.erfc, otypes=[np.float64]))
+    return np.asarray(np.float32(0.5) * x * erfc(x * np.float32(-math.sqrt(0.5))))
+
+
+def gelu_by_tanh(x: Array) -> Array:
+    """The approximation with tanh, each step in float32."""
+    cubic = np.float32(0.044715) * x * x * x
+    inner = np.float32(math.sqrt(2 / math.pi)) * (x + cubic)
+    return np.asarray(np.float32(0.5) * x * (np.float32(1) + once(np.tanh)(inner)))
+
+
+def gelu_looked_up(op: Operator, values: Sequence[Array]) -> list[Array]:
+    """GELU, in the form that the options say."""
+    return looked_up(op, values, gelu_by_tanh if op.options.approximate else gelu)
+
+
 def looked_up(op: Operator, values: Sequence[Array], function: Function) -> list[Array]:
     """A function of one value through a table of 256."""
     source, output = op.given(0), op.outputs[0]
@@ -82,5 +101,6 @@ INT8: Mapping[str, Kernel] = {
     "TANH": partial(looked_up, function=once(np.tanh)),
     "EXP": partial(looked_up, function=once(np.exp)),
     "ELU": partial(looked_up, function=elu),
+    "GELU": gelu_looked_up,
     "SOFTMAX": softmax,
 }
