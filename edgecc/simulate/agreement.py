@@ -207,6 +207,17 @@ class BitTrueRunner:
         Raises:
             UsageError: an input is missing or its shape does not fit.
         """
+        if not self._simulated.micro:
+            return self._run(feeds)
+        # TFLite Micro resizes nothing: of a batch it would leave the tensors of the last row.
+        free = [spec.name for spec in self.inputs if spec.shape[:1] == (None,) and spec.name in feeds]
+        count = min((len(feeds[name]) for name in free), default=1)
+        rows = [
+            self._run({n: a[i : i + 1] if n in free else a for n, a in feeds.items()}) for i in range(count)
+        ]
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if free else rows[0]
+
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         tensors = self._simulated.stored(feeds)
 
         def keep(op: Operator, found: list[Array]) -> None:
