@@ -103,6 +103,11 @@ def test_reciprocal() -> None:
     np.testing.assert_allclose(factor / 2.0**31 / 2.0**over, 2.0**19 / x, rtol=2e-8)
 
 
+def test_logarithm() -> None:
+    x = np.unique(np.geomspace(2**19, 2**31 - 1, 5000).astype(np.int64))  # Q12.19
+    np.testing.assert_allclose(fp.logarithm(x, 12, 5) / 2.0**26, np.log(x / 2.0**19), rtol=0, atol=3e-7)
+
+
 def test_wrap32() -> None:
     assert fp.wrap32(np.array([2**31, -(2**31) - 1, 5])).tolist() == [-(2**31), 2**31 - 1, 5]
 

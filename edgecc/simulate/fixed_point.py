@@ -1,6 +1,6 @@
 """The fixed-point arithmetic of TFLite's kernels, on arrays of int64 that hold int32 values.
 
-Sources of the formulas: LiteRT, kernels/internal/quantization_util.cc and kernels/internal/common.cc (built without
+Sources of the formulas: LiteRT, kernels/internal/quantization_util.cc and kernels/internal/common.{h,cc} (built without
 TFLITE_SINGLE_ROUNDING, as LiteRT's own packages are), and gemmlowp, fixedpoint/fixedpoint.h. A value "Qm.n" is a raw
 integer divided by 2^n, with m bits before the point, in 32 bits with the sign.
 """
@@ -22,6 +22,9 @@ _EXP_MINUS_EIGHTH = 1895147668  # exp(-1/8) in Q0.31
 _THIRD = 715827883  # 1/3 in Q0.31
 # exp(-2^k) in Q0.31, k = -2..4
 _EXP_OF_POWERS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)
+# of the logarithm, in Q0.31: ln 2, 2^-1/2, 2^-1/4, and the coefficients of a quotient of polynomials
+_LN_2, _SQRT_HALF, _FOURTH_ROOT_HALF = 1488522236, 1518500250, 1805811301
+_ALPHA_N, _ALPHA_D, _ALPHA_I, _ALPHA_F = 117049297, 127690142, 1057819769, 638450708
 _48_OVER_17, _MINUS_32_OVER_17 = 1515870810, -1010580540  # in Q2.29, start of the Newton-Raphson division
 
 
@@ -109,15 +112,46 @@ def exp_of_negative(values: Array) -> Integers:
     return np.asarray(np.where(values == 0, INT32_MAX, result))
 
 
+def leading_zeros(values: Array) -> Integers:
+    """Of positive 32-bit integers."""
+    return np.asarray(32 - np.frexp(values.astype(np.float64))[1].astype(np.int64))
+
+
 def reciprocal(values: Array, integer_bits: int) -> tuple[Integers, Integers]:
     """1 / x for x > 0 in Q`integer_bits`: a factor in Q0.31 and the bits by which x exceeds 1 (GetReciprocal)."""
-    headroom = 32 - np.frexp(values.astype(np.float64))[1].astype(np.int64)  # leading zeros of 32 bits
+    headroom = leading_zeros(values)
     half = values << headroom >> 1  # (1 + a) / 2 in Q0.31, where x = 2^bits (1 + a)
+    return _half_over(half), integer_bits - headroom
+
+
+def _half_over(half: Array) -> Integers:
+    """1 / (2 h) in Q0.31 of h in Q0.31 from 1/2 to 1: Newton-Raphson (one_over_one_plus_x_for_x_in_0_1)."""
     x = _48_OVER_17 + doubling_high_mul(half, _MINUS_32_OVER_17)
     for _ in range(3):
         rest = (1 << 29) - doubling_high_mul(half, x)
         x = x + saturating_shift(doubling_high_mul(x, rest), 2)
-    return saturating_shift(x, 1), integer_bits - headroom
+    return saturating_shift(x, 1)
+
+
+def logarithm(values: Array, integer_bits: int, result_bits: int) -> Integers:
+    """ln(x) in Q`result_bits` of x >= 1 in Q`integer_bits` (log_x_for_x_greater_than_or_equal_to_1)."""
+    mul, places = doubling_high_mul, 30 - result_bits  # one bit more than the result has before the point
+    quarter = 1 << (places - 2)
+    # x = 2^power r, r near 1, by halving either x or x / sqrt(2)
+    a, b = leading_zeros(values), leading_zeros(mul(values, _SQRT_HALF)) - 1
+    r = np.minimum(
+        saturating_shift(mul(values << (a - 1), _SQRT_HALF), 1),
+        np.clip(values << b, INT32_MIN, INT32_MAX),
+    )
+    power_a = saturating_shift(saturating_shift(integer_bits - a, places) + quarter, 0)
+    power_b = saturating_shift(saturating_shift(integer_bits - b, places) - quarter, 0)
+    power = np.maximum(power_a, power_b)
+    p, q = (r + _FOURTH_ROOT_HALF + 1) >> 1, 2 * (r - _FOURTH_ROOT_HALF)
+    square = mul(q, q)
+    over = mul(q, r) + mul(mul(q, square), _ALPHA_N)
+    under = mul(p, _ALPHA_I + q + mul(square, _ALPHA_D)) + mul(q, _ALPHA_F)  # less one
+    ratio = mul(divide_by_power(over, 31 - places), _half_over((under + 2**31) >> 1))
+    return saturating_shift(mul(power, _LN_2) + ratio, 1)
 
 
 def saturate(values: Array, dtype: Any) -> Array:

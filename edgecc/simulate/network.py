@@ -101,7 +101,8 @@ class Network:
         for op, kernel in self._steps:
             try:
                 given = [_MISSING if t is None else values[t.index] for t in op.inputs]
-                found = [np.ascontiguousarray(v).reshape(v.shape) for v in kernel(op, given)]
+                with np.errstate(invalid="ignore"):  # real values beyond all integers, in damaged files
+                    found = [np.ascontiguousarray(v).reshape(v.shape) for v in kernel(op, given)]
             except (KeyError, IndexError, ValueError) as error:
                 raise ModelError(f"the shapes of {op.label} do not fit: {error}") from error
             for tensor, value in zip(op.outputs, found, strict=True):

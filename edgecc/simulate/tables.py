@@ -1,7 +1,7 @@
 """Operators whose kernel looks each integer up, and Softmax.
 
 Sources: LiteRT, kernels/internal/common.h (LUTPopulateInt8), kernels/{activations,exp,elementwise}.cc,
-kernels/internal/reference/softmax.h. The tables are filled in float32; the functions of the C library are taken as
+kernels/internal/reference/softmax.h, kernels/internal/reference/integer_ops/log_softmax.h. The tables are filled in float32; the functions of the C library are taken as
 correctly rounded.
 """
 
@@ -16,9 +16,12 @@ import numpy as np
 from edgecc.ir import Array
 from edgecc.simulate.common import Kernel
 from edgecc.simulate.fixed_point import (
+    INT32_MIN,
+    Integers,
     divide_by_power,
     doubling_high_mul,
     exp_of_negative,
+    logarithm,
     multiply,
     quantize_multiplier,
     reciprocal,
@@ -81,19 +84,38 @@ def looked_up(op: Operator, values: Sequence[Array], function: Function) -> list
 
 def softmax(op: Operator, values: Sequence[Array]) -> list[Array]:
     """SOFTMAX over the last axis, in fixed point; the output's scale is 1/256 and its zero point -128."""
-    data = values[0].astype(np.int64)
-    room = 31 - _DIFFERENCE_BITS
-    scaled = min(np.float64(op.options.beta) * np.float64(op.given(0).scale) * 2.0**room, 2.0**31 - 1)
-    multiplier, shift = quantize_multiplier(scaled)
-    least = -int(np.floor((2**_DIFFERENCE_BITS - 1) * 2.0**room / 2.0 ** int(shift)))
-    below = np.arange(256, dtype=np.int64)  # how far an element lies under the largest one
-    table = exp_of_negative(multiply(-below, multiplier, shift))
-    table = np.where(-below >= least, table, 0)
-    powers = table[data.max(axis=-1, keepdims=True) - data]
+    _, powers, _ = _exponentials(op, values[0], float(op.options.beta))
     total = divide_by_power(powers, _SUM_BITS).sum(axis=-1, keepdims=True)
     factor, over = reciprocal(total, _SUM_BITS)
     steps = divide_by_power(doubling_high_mul(factor, powers), over + 31 - 8)
     return [saturate(np.where(powers > 0, steps, 0) - 128, np.int8)]
+
+
+def log_softmax(op: Operator, values: Sequence[Array]) -> list[Array]:
+    """LOG_SOFTMAX over the last axis, in fixed point; the output's scale is 1/16 and its zero point 127."""
+    below, powers, (multiplier, shift, least) = _exponentials(op, values[0], 1.0)
+    total = divide_by_power(powers, _SUM_BITS).sum(axis=-1, keepdims=True)
+    log = logarithm(total, _SUM_BITS, _DIFFERENCE_BITS)
+    back = quantize_multiplier(2.0 ** (31 - shift) / multiplier)
+    lowest = np.maximum(least - 1, multiply(log + INT32_MIN, *back))
+    steps = divide_by_power(multiply(-below, multiplier, shift) - log, 31 - _DIFFERENCE_BITS - 4)
+    return [saturate(np.where(-below > lowest, steps + 127, -128), np.int8)]
+
+
+def _exponentials(op: Operator, data: Array, beta: float) -> tuple[Integers, Integers, tuple[int, int, int]]:
+    """How far each element lies under the largest of its row, exp(-beta * that) in Q0.31, and how that is scaled.
+
+    The third are the multiplier and shift of a difference, and the least difference that counts.
+    """
+    room = 31 - _DIFFERENCE_BITS
+    scaled = min(np.float64(beta) * np.float64(op.given(0).scale) * 2.0**room, 2.0**31 - 1)
+    multiplier, shift = (int(v) for v in quantize_multiplier(scaled))
+    least = -int(np.floor((2**_DIFFERENCE_BITS - 1) * 2.0**room / 2.0**shift))
+    every = np.arange(256, dtype=np.int64)
+    table = np.where(-every >= least, exp_of_negative(multiply(-every, multiplier, shift)), 0)
+    wide = data.astype(np.int64)
+    below = wide.max(axis=-1, keepdims=True) - wide
+    return below, table[below], (multiplier, shift, least)
 
 
 INT8: Mapping[str, Kernel] = {
@@ -103,4 +125,5 @@ INT8: Mapping[str, Kernel] = {
     "ELU": partial(looked_up, function=elu),
     "GELU": gelu_looked_up,
     "SOFTMAX": softmax,
+    "LOG_SOFTMAX": log_softmax,
 }
