@@ -1,8 +1,8 @@
-"""Operators whose kernel looks each integer up, and Softmax.
+"""Operators whose kernel looks each integer up, Softmax and LogSoftmax.
 
-Sources: LiteRT, kernels/internal/common.h (LUTPopulateInt8), kernels/{activations,exp,elementwise}.cc,
-kernels/internal/reference/softmax.h, kernels/internal/reference/integer_ops/log_softmax.h. The tables are filled in float32; the functions of the C library are taken as
-correctly rounded.
+Sources: LiteRT, kernels/internal/common.h (LUTPopulateInt8), kernels/{activations,exp}.cc,
+kernels/internal/reference/{softmax,gelu}.h, kernels/internal/reference/integer_ops/log_softmax.h. The tables are
+filled in float32; the functions of the C library are taken as correctly rounded.
 """
 
 from __future__ import annotations
