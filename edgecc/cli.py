@@ -201,6 +201,7 @@ def profile_command(
 @click.option("--data", metavar="D", help="As for compile (default: seeded random samples).")
 @click.option("--labels", metavar="L", help="Turns agreement into accuracy.")
 @click.option("--layers", is_flag=True, help="Also every layer that both name alike.")
+@click.option("--bit-true", is_flag=True, help="Answers in simulated integers; who differs from them.")
 @click.option("--mean", metavar="M", help="Subtracted from pixels 0..255.")
 @click.option("--std", metavar="S", help="Pixels are divided by it after --mean.")
 @_INPUT_SHAPE
@@ -211,14 +212,23 @@ def profile_command(
 @click.option("--seed", metavar="N", help="Of the random samples.")
 @_speech
 def verify_command(
-    *, original: str, compiled: str, layers: bool, json: bool, quiet: bool, verbose: bool, **given: Any
+    *,
+    original: str,
+    compiled: str,
+    layers: bool,
+    bit_true: bool,
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+    **given: Any,
 ) -> None:
     """Measure how faithfully COMPILED (.tflite or .onnx) answers like ORIGINAL (.onnx)."""
     words = make_options({name: value for name, value in given.items() if value not in (None, ())})
     from edgecc.report.tables import fidelity_tables
     from edgecc.verify import verify as verify_files
 
-    found = verify_files(original, compiled, layers=layers, **{name: getattr(words, name) for name in given})
+    chosen = {name: getattr(words, name) for name in given}
+    found = verify_files(original, compiled, layers=layers, bit_true=bit_true, **chosen)
     _Voice(json, quiet, verbose).show(found.to_dict(), lambda: fidelity_tables(found))
 
 

@@ -67,6 +67,38 @@ class LayerFidelity:
 
 
 @dataclass(frozen=True)
+class KernelAgreement:
+    """A runtime's kernels against the simulator of TFLite's integer arithmetic.
+
+    Attributes:
+        kernels: which.
+        samples: on how many they were compared.
+        compared: numbers: of the outputs for fast kernels, of every tensor for reference kernels.
+        differing: how many of them are not equal.
+        largest: difference, in steps of the scale.
+        verdict: "equal", "rounding", "defect", or "absent" where the kernels do not run the file.
+        explanation: the verdict in words.
+        operator: the one with the defect.
+    """
+
+    kernels: str
+    samples: int
+    compared: int
+    differing: int
+    largest: int
+    verdict: str
+    explanation: str
+    operator: str | None = None
+
+
+@dataclass(frozen=True)
+class BitTrue:
+    """What `verify --bit-true` found: the answers are the simulator's, and this is who differs from them."""
+
+    kernels: tuple[KernelAgreement, ...]
+
+
+@dataclass(frozen=True)
 class Fidelity:
     """How faithfully an artifact answers. The figures of the whole are the worst over the outputs.
 
@@ -75,12 +107,14 @@ class Fidelity:
         samples: how many were compared.
         data: what they are.
         layers: intermediate values in graph order, where they were asked for.
+        bit_true: runtime against simulator, where the answers are the simulator's.
     """
 
     outputs: tuple[OutputFidelity, ...]
     samples: int
     data: str
     layers: tuple[LayerFidelity, ...] = ()
+    bit_true: BitTrue | None = None
 
     @property
     def sqnr_db(self) -> float:
@@ -138,7 +172,10 @@ class Fidelity:
         """Everything as JSON takes it."""
         whole = ("sqnr_db", "cosine", "max_abs_error", "relative_error", "agreement", "accuracy")
         names = (*whole, "reference_accuracy", "drop", "nonfinite")
-        return asdict(self) | {name: getattr(self, name) for name in names}
+        plain = asdict(self) | {name: getattr(self, name) for name in names}
+        if self.bit_true is None:  # reports of `compile` have none
+            del plain["bit_true"]
+        return plain
 
 
 @dataclass

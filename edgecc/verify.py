@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from edgecc.artifact import Artifact
     from edgecc.calibration.dataset import Dataset
+    from edgecc.simulate.agreement import BitTrueRunner
 
 __all__ = [
     "Fidelity",
@@ -154,6 +155,7 @@ def verify(
     data: Any = None,
     labels: Any = None,
     layers: bool = False,
+    bit_true: bool = False,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     input_shape: Mapping[str, Sequence[int]] | None = None,
@@ -174,6 +176,8 @@ def verify(
         data: any form that `open_dataset` takes, in the ONNX model's layout; None: seeded random samples.
         labels: one a sample; turns agreement into accuracy.
         layers: also compare every intermediate value that both have under one name.
+        bit_true: the answers of a TFLite file are computed in integers as a device without floating point does,
+            and the runtime's kernels are compared with them (`Fidelity.bit_true`).
         mean, std: normalisation of the data.
         input_shape: binds symbolic dimensions of the original.
         classes: names of the outputs that are scores of classes; None: found in the graph.
@@ -199,9 +203,12 @@ def verify(
         dataset = open_dataset(data, input_specs(model), labels=labels, mean=mean, std=std)
     threads = threads or 1  # the two run side by side
     reference = reference_runner(model, dataset, threads=threads)
-    candidate = open_candidate(compiled, like=reference, threads=threads)
+    simulated = _bit_true(compiled, dataset, reference, threads) if bit_true else None
+    candidate = simulated or open_candidate(compiled, like=reference, threads=threads)
     found = class_outputs(model) if classes is None else classes
     fidelity = compare(reference, candidate, dataset, classes=found, progress=progress)
+    if simulated:
+        fidelity = replace(fidelity, bit_true=simulated.findings())
     if layers:
         inner = compare_layers(model, compiled, dataset, like=reference, threads=threads)
         fidelity = replace(fidelity, layers=inner)
@@ -236,6 +243,16 @@ def weigh_rounding(
     noise = rounding_noise(model, islice(dataset, RANDOM_SAMPLES), threads=threads)
     outputs = tuple(replace(o, rounding=noise.get(o.name)) for o in fidelity.outputs)
     return replace(fidelity, outputs=outputs)
+
+
+def _bit_true(compiled: str | Path | Artifact, dataset: Dataset, like: Runner, threads: int) -> BitTrueRunner:
+    from edgecc.simulate.agreement import REFERENCE_SAMPLES, BitTrueRunner
+
+    try:
+        every = max(1, len(dataset) // REFERENCE_SAMPLES)
+    except TypeError:
+        every = 1
+    return BitTrueRunner(read_compiled(compiled)[0], like=like, threads=threads, every=every)
 
 
 def open_candidate(compiled: str | Path | Artifact, *, like: Runner, threads: int | None = None) -> Runner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from edgecc.fidelity import MAX_SQNR_DB, Fidelity
+from edgecc.fidelity import MAX_SQNR_DB, BitTrue, Fidelity
 from edgecc.profile import Profile
 from edgecc.report.schema import Island, Report
 from edgecc.report.terminal import Table, clean, plain_lines
@@ -139,6 +139,8 @@ def fidelity_tables(fidelity: Fidelity, title: str = "fidelity") -> list[Table |
     ]
     tables: list[Table | str] = [Table(title, headings, rows)]
     tables.append(f"measured on {fidelity.data} ({fidelity.samples} compared)")
+    if fidelity.bit_true is not None:
+        tables.append(bit_true_table(fidelity.bit_true))
     if fidelity.layers:
         cells = [
             [x.name, x.op_type, decibels(x.sqnr_db), decibels(x.own_sqnr_db), f"{x.relative_error:.2e}"]
@@ -147,6 +149,16 @@ def fidelity_tables(fidelity: Fidelity, title: str = "fidelity") -> list[Table |
         columns = ("value", "computed by", ">SQNR", ">own SQNR", ">error of range")
         tables += [Table("layers", columns, cells), *worst_layers(fidelity)]
     return tables
+
+
+def bit_true_table(found: BitTrue) -> Table:
+    """Which kernels of the runtime answer otherwise than the simulated integers."""
+    cells = [
+        [k.kernels, f"{k.samples}", f"{k.compared:,}", f"{k.differing:,}", f"{k.largest}", k.explanation]
+        for k in found.kernels
+    ]
+    columns = ("against the simulated integers", ">samples", ">compared", ">differ", ">most steps", "")
+    return Table("bit-true", columns, cells)
 
 
 def worst_layers(fidelity: Fidelity, title: str = "layers that lose most by themselves") -> list[Table | str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -33,6 +33,7 @@ class LiteRtRunner:
         data: the file.
         threads: of XNNPACK; None: one for each processor that this process may use.
         layers: keep every intermediate tensor readable with `tensor` (slower: no XNNPACK).
+        reference: the reference kernels instead of the optimized ones (no XNNPACK either).
         like: the ONNX model, for files that edgecc did not make: its names and layouts are used, matched by
             name, position and shape.
 
@@ -44,10 +45,11 @@ class LiteRtRunner:
     data: bytes = field(repr=False)
     threads: int | None = field(default=None, kw_only=True)
     layers: bool = field(default=False, kw_only=True)
+    reference: bool = field(default=False, kw_only=True)
     like: Runner | None = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
-        self._interpreter = _load(self.data, self.threads or _processors(), self.layers)
+        self._interpreter = _load(self.data, self.threads or _processors(), self.layers, self.reference)
         self._facts = read_metadata(self.data)
         self._in = bind(self._interpreter.get_input_details(), "inputs", self._facts, self.like)
         self._out = bind(self._interpreter.get_output_details(), "outputs", self._facts, self.like)
@@ -124,6 +126,27 @@ class LiteRtRunner:
         except ValueError as error:
             raise UsageError(f"LiteRT does not keep this tensor: {_line(error)}", node=name) from error
 
+    def stored(self, index: int) -> Array:
+        """What a tensor of the file holds after a run; intermediate ones only with `layers=True`."""
+        return np.asarray(self._interpreter.get_tensor(index))
+
+
+def run_stored(data: bytes, values: Sequence[Array], threads: int = 1) -> list[Array]:
+    """Runs a file once on what its input tensors hold, in their order, and gives what its outputs hold.
+
+    Raises:
+        ModelError: LiteRT does not load the file.
+        EdgeccError: it does not run it.
+    """
+    interpreter = _load(data, threads, layers=False)
+    try:
+        for detail, value in zip(interpreter.get_input_details(), values, strict=True):
+            interpreter.set_tensor(detail["index"], value)
+        interpreter.invoke()
+    except (RuntimeError, ValueError) as error:
+        raise EdgeccError(f"LiteRT cannot run the network: {_line(error)}") from error
+    return [np.asarray(interpreter.get_tensor(d["index"])) for d in interpreter.get_output_details()]
+
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
@@ -141,13 +164,14 @@ def quiet_stderr() -> Iterator[None]:
             os.write(2, b"".join(kept))
 
 
-def _load(data: bytes, threads: int, layers: bool) -> Any:
+def _load(data: bytes, threads: int, layers: bool, reference: bool = False) -> Any:
     if data[4:8] != b"TFL3":
         raise ModelError("this is not a TFLite file: its identifier TFL3 is missing")
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     # XNNPACK computes chains without their intermediate tensors, so a runner for layers goes without it.
     resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if layers else OpResolverType.AUTO
+    resolver = OpResolverType.BUILTIN_REF if reference else resolver
     try:
         with quiet_stderr():
             interpreter = Interpreter(

@@ -127,6 +127,10 @@ class MicroRunner:
         bound = self._tensors()[name]
         return bound.real(self._interpreter.GetTensor(bound.index, 0)["tensor_data"])
 
+    def stored(self, index: int) -> Array:
+        """What a tensor of the file holds after a run; only with `layers=True`."""
+        return np.asarray(self._interpreter.GetTensor(index, 0)["tensor_data"])
+
     def _tensors(self) -> dict[str, Bound]:
         """Of the main graph, by name."""
         graph, orders = self._graph(), self._facts.get("layouts", {})
