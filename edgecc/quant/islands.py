@@ -106,7 +106,7 @@ def lazy(
 
 def cut_problem(
     model: ir.Model, units: Collection[ir.Node], precisions: Mapping[ir.Node, str], rates: CostSpec, *,
-    ports: int | None,
+    ports: int | None, wider: Mapping[ir.Node, str] | None = None,
 ) -> TwoLabels:  # fmt: skip
     """The choice as a two-label problem; its variables are nodes, and the ports of the network by name.
 
@@ -116,7 +116,9 @@ def cut_problem(
         precisions: of each of them, if computed in integers.
         rates: of the target.
         ports: label of inputs and outputs; None: they cost nothing either way.
+        wider: what units are that are not of the precision in `precisions`; None: fp32.
     """
+    wider = wider or {}
     problem, known = TwoLabels(), set(units)
     absorbed = {after for node in units if (after := rules.fused_activation(node)) is not None}
     makers: list[tuple[Hashable, ir.Value]] = []
@@ -130,7 +132,9 @@ def cut_problem(
         outputs = unit_outputs(node) if node in known else tuple(node.outputs)
         if node in known:
             problem.add(
-                node, cycles(node, outputs, "fp32", rates), cycles(node, outputs, precisions[node], rates)
+                node,
+                cycles(node, outputs, wider.get(node, "fp32"), rates),
+                cycles(node, outputs, precisions[node], rates),
             )
         else:
             problem.pin(node, FLOAT)
@@ -143,7 +147,19 @@ def cut_problem(
             problem.pin(("output", str(value.name)), ports)
             readers.append(("output", str(value.name)))
         problem.value(maker, readers, conversion(value, rates))
+        _wide_seams(problem, (maker, *readers), wider, conversion(value, rates))
     return problem
+
+
+def _wide_seams(
+    problem: TwoLabels, around: Collection[Hashable], wider: Mapping[ir.Node, str], cost: float
+) -> None:
+    """Label 0 of int16 nodes is no float: beside float that is pinned, as ports are, they convert in either label."""
+    wide = [n for n in around if isinstance(n, ir.Node) and wider.get(n) == "int16x8"]
+    if wide and any(problem.pins.get(n) == FLOAT for n in around):
+        for node in wide:
+            first, second = problem.costs[node]
+            problem.costs[node] = (first + cost / len(wide), second)
 
 
 def idle(units: Mapping[ir.Node, Column]) -> list[ir.Node]:
