@@ -204,7 +204,7 @@ class _Compilation:
             plan = resolve.fitting(self.given_plan, floats)
             return replace(plan, precisions={**plan.precisions, **pins})
         from edgecc.calibration.observers import collect
-        from edgecc.quant.islands import assign
+        from edgecc.quant.islands import weigh
         from edgecc.quant.plan import make_plan
 
         assert self.data is not None
@@ -219,9 +219,13 @@ class _Compilation:
                 per_channel=self.target.per_channel,
                 precisions=pins,
             )
-            if self.precision == "mixed" and not self.searched:
-                integers = self.options.io_dtype != "float32"
-                plan = assign(plan, floats, self.formats[0], self.target.cost, ports=integers)  # type: ignore[arg-type]
+            if self.searched:
+                return plan
+            plan, remark = weigh(
+                plan, floats, self.formats[0], self.target.cost,  # type: ignore[arg-type]
+                explicit=self.options.precision is not None, ports=self.options.io_dtype != "float32",
+            )  # fmt: skip
+            self.warnings += [] if remark is None else [remark]
             return plan
 
     def _meet(self, plan: QuantPlan, floats: ir.Model, rounded: ir.Model) -> tuple[QuantPlan, ir.Model]:

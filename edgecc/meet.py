@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Samples on which noise is probed. It is an average over all elements of an output: 8 images say it within 0.3 dB.
 _PROBED = 8
+# Sources of noise that the report names.
+_NAMED = 3
 
 Write = Callable[[ir.Model, "QuantPlan", str], Artifact]
 
@@ -158,14 +160,15 @@ def _halved(plan: QuantPlan, model: ir.Model) -> QuantPlan:
 
 
 def _told(found: Found) -> str:
-    raised, units = len(found.chosen.raised), len(found.choice.units)
-    least, most = found.choice.assignment(()).cost, found.choice.assignment(found.choice.free).cost
-    kinds = sorted({found.choice.wider[n] for n in found.chosen.raised})
-    text = (
-        f"{units - raised} of {units} operators compute in integers, {raised} in {' and '.join(kinds) or 'others'};"
-        f" by the target's numbers that takes {found.chosen.cost / max(least, 1e-30):.2f} times as long as all in"
-        f" integers, {found.chosen.cost / max(most, 1e-30):.2f} times as long as none (found by {found.trials} trials)"
+    choice, chosen = found.choice, found.chosen
+    raised, units = len(chosen.raised), len(choice.units)
+    least, most = choice.assignment(()).cost, choice.assignment(choice.free).cost
+    kinds = " and ".join(sorted({choice.wider[n] for n in chosen.raised})) or "anything wider"
+    noise = max(sum(s.total for s in choice.sources), 1e-30)
+    worst = sorted(choice.sources, key=lambda s: -s.total)[:_NAMED]
+    return (
+        f"{units - raised} of {units} operators compute in integers, {raised} in {kinds}; by the target's numbers they"
+        f" take {chosen.cost / max(least, 1e-30):.2f} times as long as all in integers and"
+        f" {chosen.cost / max(most, 1e-30):.2f} times as long as none ({found.trials} trials). Most noise, all in int8,"
+        f" comes from {', '.join(f'{s.name} ({s.total / noise:.0%})' for s in worst)}"
     )
-    if not found.outcome.met:
-        text += "; no assignment keeps the limits"
-    return text

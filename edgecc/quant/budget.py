@@ -15,15 +15,15 @@ from edgecc import ir
 from edgecc.analysis.cost import cycles
 from edgecc.analysis.two_labels import TwoLabels
 from edgecc.quant import NodePrecision, rules
-from edgecc.quant.islands import DEARER, FLOAT, INTEGER, cut_problem
+from edgecc.quant.islands import DEARER, FLOAT, INTEGER, cut_problem, reasoned
 from edgecc.quant.sensitivity import Source
-from edgecc.quant.units import integer_units, unit_outputs
+from edgecc.quant.units import REAL, integer_units, unit_outputs
 
 if TYPE_CHECKING:
     from edgecc.quant.plan import QuantPlan
     from edgecc.target import CostSpec
 
-NOISY = "in int8 it causes {:.1%} of the noise at the outputs"
+NOISY = "in int8 it would err more than the limits on the answers leave room for"
 _QUIET = ("quiet",)
 # Assignments whose noise differs by less (0.2 dB) have none looked for between them.
 _NEAR = 1.05
@@ -145,12 +145,10 @@ class Choice:
         """The plan with these precisions, and the reasons of nodes that are real then."""
         raised = set(chosen.raised)
         precisions = {n: self.wider[n] if n in raised else self.plan.precision_of(n) for n in self.units}
-        everything = max(sum(s.total for s in self.sources), 1e-30)
         cheaper = set(self.at(0.0).raised)
-        reasons = dict(self.plan.kept_float)
-        for node in chosen.raised:
-            share = sum(s.total for s in self.sources if node in s.nodes) / everything
-            reasons[ir.label(node)] = DEARER if node in cheaper else NOISY.format(share)
+        real = [node for node in chosen.raised if precisions[node] in REAL]
+        reasons = {**self.plan.kept_float, **reasoned([n for n in real if n in cheaper], DEARER)}
+        reasons |= reasoned([n for n in real if n not in cheaper], NOISY)
         labelled: dict[str, NodePrecision] = {ir.label(n): p for n, p in precisions.items()}
         return replace(self.plan, precisions={**self.plan.precisions, **labelled}, kept_float=reasons)
 

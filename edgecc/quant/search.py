@@ -62,7 +62,7 @@ def cheapest(
     for choice in problems:
         outcomes: dict[int, Outcome] = {}
         hull = choice.hull()
-        end = _first_met(hull, choice, trial, wanted, outcomes)
+        end = _first_met(hull, choice, trial, wanted, outcomes, start=0)  # often everything may stay
         count += len(outcomes)
         if end == len(hull):
             found.append(Found(hull[-1], choice, choice.planned(hull[-1]), outcomes[end - 1], 0))
@@ -86,14 +86,17 @@ def _first_met(
     trial: Callable[[QuantPlan], Outcome],
     wanted: float | None,
     outcomes: dict[int, Outcome],
+    *,
+    start: int | None = None,
 ) -> int:
     """The place of the cheapest assignment that a trial finds good enough, by bisection; the length if there is none.
 
-    Where noise is what counts, the first trials are where the prediction, corrected by those before, says it is met.
+    Where noise is what counts, the first trials are where the prediction, corrected by those before, says it is met;
+    else the first one is at `start`.
     """
     low, high = -1, len(path)
     while high - low > 1:
-        middle = (low + high) // 2
+        middle = (low + high) // 2 if outcomes or start is None else start
         if wanted is not None and len(outcomes) < _AIMED:
             last = next(reversed(outcomes), None)
             ratio = 1.0 if last is None else outcomes[last].noise / max(path[last].noise, 1e-30)
