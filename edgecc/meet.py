@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgecc import ir
 from edgecc.artifact import Artifact
-from edgecc.errors import FidelityError
+from edgecc.errors import FidelityError, ModelError
 from edgecc.limits import check_limits, class_outputs
 from edgecc.quant.constants import rounded_where_stored
 from edgecc.quant.search import Found, Outcome, cheapest
@@ -63,12 +63,15 @@ class Trials:
         from edgecc.verify import compare_all, open_candidate
 
         model, threads = self.network(plan), self.options.threads or 1
-        runners = {
-            form: open_candidate(self.write(model, plan, form), like=self.reference, threads=threads)
-            for form in self.formats
-        }
+        try:
+            runners = {
+                form: open_candidate(self.write(model, plan, form), like=self.reference, threads=threads)
+                for form in self.formats
+            }
+        except ModelError:  # the runtime's optimiser fails on some mixtures: another one will do
+            return Outcome(False, float("inf"))
         measured = compare_all(self.reference, runners, self.dataset, classes=self.classes)
-        noise = max(sum(10 ** (-o.sqnr_db / 10) for o in f.outputs) for f in measured.values())
+        noise = max(10 ** (-f.sqnr_db / 10) for f in measured.values())
         return Outcome(all(self._keeps(f) for f in measured.values()), noise)
 
     def _keeps(self, fidelity: Fidelity) -> bool:
@@ -135,15 +138,14 @@ def meet(
     trials = Trials(
         floats, rounded, write, formats, options, reference, eval_data, frozenset(class_outputs(original))
     )
-    outputs = len(floats.graph.outputs)
-    wanted = None if options.min_sqnr is None else outputs * 10 ** (-options.min_sqnr / 10)
+    wanted = None if options.min_sqnr is None else 10 ** (-options.min_sqnr / 10)
     found = cheapest(problems, trials, wanted=wanted)
     chosen = found.plan
     if found.outcome.met and "fp16" in target.precisions:
         halved = _halved(chosen, floats)
         if halved.precisions != chosen.precisions and trials(halved).met:
             chosen = halved
-    return chosen, trials.network(chosen), _told(found)
+    return chosen, trials.network(chosen), _told(found, chosen)
 
 
 def _halved(plan: QuantPlan, model: ir.Model) -> QuantPlan:
@@ -159,16 +161,15 @@ def _halved(plan: QuantPlan, model: ir.Model) -> QuantPlan:
     return replace(plan, precisions={**plan.precisions, **halves})  # type: ignore[dict-item]
 
 
-def _told(found: Found) -> str:
+def _told(found: Found, plan: QuantPlan) -> str:
     choice, chosen = found.choice, found.chosen
     raised, units = len(chosen.raised), len(choice.units)
     least, most = choice.assignment(()).cost, choice.assignment(choice.free).cost
-    kinds = " and ".join(sorted({choice.wider[n] for n in chosen.raised})) or "anything wider"
-    noise = max(sum(s.total for s in choice.sources), 1e-30)
-    worst = sorted(choice.sources, key=lambda s: -s.total)[:_NAMED]
+    kinds = " and ".join(sorted({plan.precision_of(n) for n in chosen.raised})) or "anything wider"
+    shares = sorted(choice.shares(), key=lambda pair: -pair[1])[:_NAMED]
     return (
         f"{units - raised} of {units} operators compute in integers, {raised} in {kinds}; by the target's numbers they"
         f" take {chosen.cost / max(least, 1e-30):.2f} times as long as all in integers and"
         f" {chosen.cost / max(most, 1e-30):.2f} times as long as none ({found.trials} trials). Most noise, all in int8,"
-        f" comes from {', '.join(f'{s.name} ({s.total / noise:.0%})' for s in worst)}"
+        f" comes from {', '.join(f'{name} ({share:.0%})' for name, share in shares)}"
     )

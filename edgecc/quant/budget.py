@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgecc import ir
 from edgecc.analysis.cost import cycles
 from edgecc.analysis.two_labels import TwoLabels
@@ -36,17 +38,21 @@ class Assignment:
     Attributes:
         raised: in the order of the graph.
         cost: cycles of the whole, as the target's numbers say.
-        noise: predicted power at the outputs, as a share of theirs, summed over the outputs.
+        noise: predicted power at the outputs, as a share of theirs, weighted by output.
+        worst: that of the output with most.
     """
 
     raised: tuple[ir.Node, ...]
     cost: float
     noise: float
+    worst: float
 
 
 @dataclass(frozen=True)
 class Choice:
     """The problem of choosing precisions.
+
+    What is kept small is the sum of noise over the outputs, in which those that err most count most.
 
     Attributes:
         model: the float network.
@@ -68,6 +74,7 @@ class Choice:
     pinned: frozenset[ir.Node] = frozenset()
     ports: bool = False
     _problem: TwoLabels = field(init=False, repr=False)
+    _weights: ir.Array = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         precisions = {node: self.plan.precision_of(node) for node in self.units}
@@ -76,23 +83,34 @@ class Choice:
         for node in self.pinned:
             problem.pin(node, INTEGER)
         object.__setattr__(self, "_problem", problem)
+        everything = np.sum([s.noise for s in self.sources], axis=0) if self.sources else np.zeros(1)
+        object.__setattr__(self, "_weights", everything / max(everything.max(), 1e-30))
+
+    def shares(self) -> list[tuple[str, float]]:
+        """The value at which noise enters, and its share of all, for each source when everything is in integers."""
+        noise = [float(np.dot(s.noise, self._weights)) for s in self.sources]
+        return [(s.name, n / max(sum(noise), 1e-30)) for s, n in zip(self.sources, noise, strict=True)]
 
     def assignment(self, raised: Collection[ir.Node]) -> Assignment:
         """What raising these units comes to."""
         chosen = set(raised)
         labels = {v: self._problem.pins.get(v, INTEGER) for v in self._problem.costs}
         labels.update(dict.fromkeys(chosen, FLOAT))
-        noise = sum(
-            s.total for s in self.sources if any(self._noisy(s, node, node in chosen) for node in s.nodes)
+        noise = np.zeros(len(self._weights))
+        for source in self.sources:
+            if any(self._noisy(source, node, node in chosen) for node in source.nodes):
+                noise += source.noise
+        ordered = tuple(n for n in self.units if n in chosen)
+        return Assignment(
+            ordered, self._problem.total(labels), float(noise @ self._weights), float(noise.max())
         )
-        return Assignment(tuple(n for n in self.units if n in chosen), self._problem.total(labels), noise)
 
     def at(self, price: float) -> Assignment:
         """The assignment of least cost + price * noise."""
         weighed = TwoLabels(dict(self._problem.costs), dict(self._problem.pins), list(self._problem.values))
         weighed.pin(_QUIET, FLOAT)
         for source in self.sources:
-            paid = price * source.total
+            paid = price * float(np.dot(source.noise, self._weights))
             always = [n for n in source.nodes if n in self.pinned or self._noisy(source, n, True)]
             if always:
                 continue  # nothing that can be chosen takes it away

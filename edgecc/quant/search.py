@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgecc.quant.budget import Assignment, Choice
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ class Outcome:
 
     Attributes:
         met: whether the answers are as faithful as is asked.
-        noise: power of the error at the outputs as a share of theirs, summed over the outputs.
+        noise: power of the error as a share of the answers', at the output with most.
     """
 
     met: bool
@@ -55,7 +57,7 @@ def cheapest(
     Args:
         problems: as `choices` makes them.
         trial: measures a plan on data.
-        wanted: noise that is allowed, summed over the outputs, where the budget is one of noise.
+        wanted: noise that is allowed at each output, where the budget is one of noise.
     """
     found: list[Found] = []
     count = 0
@@ -98,9 +100,9 @@ def _first_met(
     while high - low > 1:
         middle = (low + high) // 2 if outcomes or start is None else start
         if wanted is not None and len(outcomes) < _AIMED:
-            last = next(reversed(outcomes), None)
-            ratio = 1.0 if last is None else outcomes[last].noise / max(path[last].noise, 1e-30)
-            aimed = next((i for i, a in enumerate(path) if a.noise * ratio <= wanted), len(path))
+            last = next((i for i in reversed(outcomes) if outcomes[i].noise < np.inf), None)
+            ratio = 1.0 if last is None else outcomes[last].noise / max(path[last].worst, 1e-30)
+            aimed = next((i for i, a in enumerate(path) if a.worst * ratio <= wanted), len(path))
             middle = min(max(aimed, low + 1), high - 1)
         outcomes[middle] = trial(choice.planned(path[middle]))
         low, high = (low, middle) if outcomes[middle].met else (middle, high)

@@ -43,11 +43,6 @@ class Source:
     noise: tuple[float, ...]
     weights: bool
 
-    @property
-    def total(self) -> float:
-        """Over all outputs."""
-        return sum(self.noise)
-
 
 def noise_sources(
     model: ir.Model,
