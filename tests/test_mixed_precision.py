@@ -151,6 +151,22 @@ def test_what_moves_values_rounds_nothing(parse: Parse) -> None:
     assert kinds["a", False] == {"a", "t", "i", "y"}
 
 
+def test_outputs_of_every_type_and_branches_that_read_unseen_values(parse: Parse) -> None:
+    """Integers, booleans, and a graph inside of a node that reads a value of the outer one."""
+    text = (
+        "g (float[1,4,8,8] x, bool c) => (float[1,4,8,8] y, int64[1,1,8,8] i, bool[1,4,8,8] b) {"
+        " a = Conv(x, wa) d = Conv(a, wb) i = ArgMax<axis=1>(d) b = Greater(d, a)"
+        " y = If(c) <then_branch = t () => (float[1,4,8,8] p) { p = Mul(a, d) },"
+        " else_branch = e () => (float[1,4,8,8] q) { q = Add(a, d) }> }"
+    )
+    _, _, sources, (choice,) = prepared(parse(text, constants=uneven(1.0)))
+    found = {s.name: s.noise for s in sources if not s.weights}
+    assert {"x", "a", "d"} <= set(found)
+    assert all(np.isfinite(s.noise).all() for s in sources)
+    assert found["a"][0] > 0
+    assert choice.hull()[-1].noise <= choice.hull()[0].noise
+
+
 def test_the_sum_predicts_the_whole() -> None:
     model = load(MODELS / "digits_cnn.onnx")
     rows = digits(8)

@@ -193,6 +193,8 @@ def cut_problem(
         readers: list[Hashable] = [
             u.node for u in value.uses() if u.node not in known or u.idx in rules.data_inputs(u.node)
         ]
+        for inner in {u.node for u in value.uses() if u.node.graph is not model.graph}:
+            problem.pin(inner, FLOAT)  # in the branch of an If
         if value.is_graph_output() and ports is not None:
             problem.pin(("output", str(value.name)), ports)
             readers.append(("output", str(value.name)))

@@ -17,6 +17,9 @@ from edgecc.runtime import Runner
 if TYPE_CHECKING:
     from edgecc.quant.plan import QuantPlan
 
+# Noise of an output that is nearly zero, as a share of it, is counted up to here.
+_MOST = 1e6
+
 Sample = Mapping[str, ir.Array]
 
 
@@ -46,7 +49,7 @@ class Probe:
         """
         self._model, self._plan, self._makers, self._threads = model, plan, makers, threads
         self._constants = dict(rounded.graph.initializers.items())
-        self._outputs = [str(v.name) for v in model.graph.outputs]
+        self._outputs = [str(v.name) for v in model.graph.outputs if v.dtype != ir.DataType.STRING]
         self._fed = {str(v.name) for v in model.graph.inputs}
         nested = any(a.type in _GRAPHS for node in model.graph for a in node.attributes.values())
         self._cuts = _cuts(model, nested=nested)
@@ -83,11 +86,11 @@ class Probe:
                     got = {name: wrong}
                     if runner is not None:
                         got |= runner.run({s.name: {**kept, **got}[s.name] for s in runner.inputs})
-                    noise += [_power(got.get(o, kept[o]) - kept[o]) for o in self._outputs]
+                    noise += [_power(_error(got.get(o, kept[o]), kept[o])) for o in self._outputs]
                 yield (
                     value,
                     weights,
-                    tuple(float(n / max(p, 1e-30)) for n, p in zip(noise, power, strict=True)),
+                    tuple(min(float(n) / max(p, 1e-30), _MOST) for n, p in zip(noise, power, strict=True)),
                 )
 
     def _reference(self, made: Sequence[ir.Value], held: Mapping[str, None]) -> tuple[Runner, dict[str, str]]:
@@ -190,8 +193,14 @@ def _twin(graph: ir.Graph, node: ir.Node, inputs: Sequence[ir.Value | None]) -> 
     return out
 
 
+def _error(got: ir.Array, wanted: ir.Array) -> ir.Array:
+    """Where a wrong value changes how many answers there are, all of them are wrong."""
+    return wanted if got.shape != wanted.shape else got.astype(np.float64) - wanted.astype(np.float64)
+
+
 def _power(array: ir.Array) -> float:
     flat = array.ravel().astype(np.float64)
+    flat = flat[np.isfinite(flat)]
     return float(flat @ flat)
 
 
