@@ -131,6 +131,7 @@ class _Compilation:
             self.warnings.append(resolve.carried_note(self.carried, self.precision, kept=self.kept))
         elif options.precision is None and self.precision == "dynamic":
             self.warnings.append(resolve.DYNAMIC_REMEDY)
+        self.searched = self.precision == "mixed" and self.given_plan is None and resolve.limited(options)
         self.data, self.eval_data = resolve.datasets(options, self.original, self.warnings)
 
     def run(self) -> CompileResult:
@@ -148,7 +149,8 @@ class _Compilation:
             floats = constants.restore(floats, plan.constants, plan.tensors)
         if plan is not None and fresh:
             with self._stage("round weights"):
-                floats = self._run(Pipeline(planned_passes(self.precision, self.options)), floats, plan)
+                rounded = self._run(Pipeline(planned_passes(self.precision, self.options)), floats, plan)
+            plan, floats = self._meet(plan, floats, rounded) if self.searched else (plan, rounded)
             plan = replace(plan, constants=constants.changed(planned_from, floats, plan))
         artifacts: dict[str, Artifact] = {}
         for form in self.formats:
@@ -202,7 +204,7 @@ class _Compilation:
             plan = resolve.fitting(self.given_plan, floats)
             return replace(plan, precisions={**plan.precisions, **pins})
         from edgecc.calibration.observers import collect
-        from edgecc.quant.islands import assign
+        from edgecc.quant.islands import weigh
         from edgecc.quant.plan import make_plan
 
         assert self.data is not None
@@ -217,10 +219,34 @@ class _Compilation:
                 per_channel=self.target.per_channel,
                 precisions=pins,
             )
-            if self.precision == "mixed":
-                integers = self.options.io_dtype != "float32"
-                plan = assign(plan, floats, self.formats[0], self.target.cost, ports=integers)  # type: ignore[arg-type]
+            if self.searched:
+                return plan
+            plan, remark = weigh(
+                plan, floats, self.formats[0], self.target.cost,  # type: ignore[arg-type]
+                explicit=self.options.precision is not None, ports=self.options.io_dtype != "float32",
+            )  # fmt: skip
+            self.warnings += [] if remark is None else [remark]
             return plan
+
+    def _meet(self, plan: QuantPlan, floats: ir.Model, rounded: ir.Model) -> tuple[QuantPlan, ir.Model]:
+        from edgecc.meet import meet
+
+        assert self.data is not None
+        with self._stage("choose precisions"):
+            found, model, told = meet(
+                plan, floats, rounded, original=self.original, target=self.target, options=self.options,
+                formats=self.formats, data=self.data, eval_data=self.eval_data, write=self._trial,
+            )  # fmt: skip
+        self.warnings.append(told)
+        return found, model
+
+    def _trial(self, floats: ir.Model, plan: QuantPlan, form: str) -> Artifact:
+        """As `_lower`; the report tells nothing of it."""
+        log, self.log = self.log, PipelineLog()
+        try:
+            return self._lower(floats, plan, form)
+        finally:
+            self.log = log
 
     def _lower(self, floats: ir.Model, plan: QuantPlan | None, form: str) -> Artifact:
         special = None

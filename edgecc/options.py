@@ -188,11 +188,16 @@ class CompileOptions:
         "type of inputs and outputs of quantized TFLite", "float32", choices=get_args(IoDtype)
     )
     min_agreement: float | None = _word(
-        "least share of equal answers, 0..1 (exit 4)", metavar="0.99", parse=float, kind=Real
+        "least share of equal answers, 0..1 (exit 4); with mixed the precisions are chosen to keep it",
+        metavar="0.99",
+        parse=float,
+        kind=Real,
     )
-    min_sqnr: float | None = _word("least SQNR in dB (exit 4)", metavar="20", parse=float, kind=Real)
+    min_sqnr: float | None = _word(
+        "least SQNR in dB (exit 4); likewise", metavar="20", parse=float, kind=Real
+    )
     max_drop: float | None = _word(
-        "most points of accuracy lost (exit 4)", metavar="0.5", parse=float, kind=Real
+        "most points of accuracy lost (exit 4); likewise", metavar="0.5", parse=float, kind=Real
     )
     max_latency: float | None = _word(
         "most time for one inference, measured here (exit 5)",

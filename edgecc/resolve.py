@@ -91,6 +91,11 @@ def calibrated(options: CompileOptions, found: str) -> bool:
     return found in QUANTIZED or (found == "int4" and given)
 
 
+def limited(options: CompileOptions) -> bool:
+    """Whether there is a limit on the answers."""
+    return any(v is not None for v in (options.min_agreement, options.min_sqnr, options.max_drop))
+
+
 def carried_note(carried: Carried, found: str, *, kept: bool) -> str:
     """What the user is told of a network that is quantized already."""
     return (_KEPT if kept else _REMOVED).format(carried, found)

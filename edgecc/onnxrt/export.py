@@ -12,6 +12,7 @@ from edgecc import ir
 from edgecc.artifact import Artifact, Port
 from edgecc.errors import UnsupportedError
 from edgecc.onnxfile import serialize
+from edgecc.onnxrt.float_islands import keep_float
 from edgecc.onnxrt.readback import read_back
 from edgecc.onnxrt.weights import place_weights
 from edgecc.quant import rules
@@ -51,6 +52,7 @@ def export(model: ir.Model, *, precision: str, target: Target | str) -> Artifact
         rewrite = _REWRITES.get(node.op_type)
         if rewrite is not None and node.domain in ("", "ai.onnx"):
             rewrite(copy.graph, node)
+    keep_float(copy.graph)
     _strip(copy)
     _check_size(copy)
     data = serialize(copy)

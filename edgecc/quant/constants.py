@@ -15,7 +15,7 @@ import numpy as np
 from edgecc import ir
 from edgecc.errors import ModelError, UsageError
 from edgecc.quant import int4, rules
-from edgecc.quant.units import integer_units
+from edgecc.quant.units import REAL, integer_units
 
 if TYPE_CHECKING:
     from edgecc.quant.params import QuantParams
@@ -55,6 +55,24 @@ def changed(before: ir.Model, after: ir.Model, plan: QuantPlan) -> dict[str, str
         packed = packer.compress(np.ascontiguousarray(data).data) + packer.flush()
         found[name] = f"{kind} {base64.b64encode(packed).decode('ascii')}"
     return found
+
+
+def rounded_where_stored(before: ir.Model, after: ir.Model, plan: QuantPlan) -> ir.Model:
+    """A copy of the network after passes that rounded weights, in which nodes that compute in float have theirs again.
+
+    Args:
+        before: the network that passes started from.
+        after: what they made of it when every node had integers.
+        plan: which nodes have.
+    """
+    model = after.clone()
+    for node in model.graph:
+        if plan.precision_of(node) not in REAL - {"dynamic"}:
+            continue
+        for value in (rules.weight_of(node), rules.bias_of(node)):
+            if value is not None and all(plan.precision_of(n) in REAL for n, _ in value.uses()):
+                value.const_value = before.graph.initializers[str(value.name)].const_value
+    return model
 
 
 def _stored(model: ir.Model, plan: QuantPlan) -> set[ir.Value]:

@@ -29,6 +29,9 @@ DEARER = (
     "float takes less time here: converting what it reads and writes would take longer than integers save"
 )
 
+# Operators that a remark names.
+_NAMED = 3
+
 # Beside what moves values: operators that an explicit integer precision may leave in float.
 _ELEMENTWISE = frozenset(
     {"Add", "Clip", "Elu", "Exp", "Gelu", "HardSwish", "LeakyRelu", "Mul", "PRelu", "Relu", "Sigmoid", "Sub", "Tanh"}
@@ -48,13 +51,60 @@ def assign(
         ports: whether inputs and outputs of the network are integers.
     """
     units, _ = integer_units(model, runtime, plan)
-    precisions: dict[ir.Node, NodePrecision] = {node: plan.precision_of(node) for node in units}
-    pinned = [node for node in units if ir.label(node) in plan.precisions]
-    floats = dear(model, units, precisions, rates, pinned=pinned, ports=ports)
-    chosen: dict[str, NodePrecision] = {ir.label(n): p for n, p in precisions.items()}
+    floats = slower(plan, model, runtime, rates, ports=ports)
+    chosen: dict[str, NodePrecision] = {ir.label(node): plan.precision_of(node) for node in units}
     chosen.update(dict.fromkeys(map(ir.label, floats), "fp32"))
-    kept = {**plan.kept_float, **dict.fromkeys(map(ir.label, floats), DEARER)}
+    kept = {**plan.kept_float, **reasoned(floats, DEARER)}
     return replace(plan, precisions={**chosen, **plan.precisions}, kept_float=kept)
+
+
+def weigh(
+    plan: QuantPlan,
+    model: ir.Model,
+    runtime: Runtime,
+    rates: CostSpec,
+    *,
+    explicit: bool,
+    ports: bool = False,
+) -> tuple[QuantPlan, str | None]:
+    """What the target's numbers make of a plan, and what the user should know of it.
+
+    A mixed plan gets its precisions. Where no precision was asked for, nothing is quantized that would be slower for
+    it; where one was, that is only said. The arguments are those of `assign`.
+    """
+    if plan.precision == "mixed":
+        return assign(plan, model, runtime, rates, ports=ports), None
+    floats = slower(plan, model, runtime, rates, ports=ports)
+    if not floats:
+        return plan, None
+    if not explicit:
+        return replace(plan, kept_float={**plan.kept_float, **reasoned(floats, DEARER)}), None
+    units, _ = integer_units(model, runtime, plan)
+    named = ", ".join(f"{node.op_type} {ir.label(node)}" for node in floats[:_NAMED])
+    more = " and others" if len(floats) > _NAMED else ""
+    return plan, (
+        f"by the target's numbers {len(floats)} of {len(units)} operators take less time in float than in"
+        f" {plan.precision} ({named}{more}); --precision mixed computes them so"
+    )
+
+
+def slower(
+    plan: QuantPlan, model: ir.Model, runtime: Runtime, rates: CostSpec, *, ports: bool = False
+) -> list[ir.Node]:
+    """What takes less time in float than as the plan has it, the conversions around it counted: see `assign`."""
+    units, _ = integer_units(model, runtime, plan)
+    precisions = {node: plan.precision_of(node) for node in units}
+    pinned = [node for node in units if ir.label(node) in plan.precisions]
+    return dear(model, units, precisions, rates, pinned=pinned, ports=ports)
+
+
+def reasoned(floats: Iterable[ir.Node], reason: str) -> dict[str, str]:
+    """Of nodes that stay float, and of the activations that they absorb, which are no quantized operators then."""
+    found: dict[str, str] = {}
+    for node in floats:
+        after = rules.fused_activation(node)
+        found.update(dict.fromkeys(map(ir.label, (node, *(() if after is None else (after,)))), reason))
+    return found
 
 
 def dear(
@@ -106,7 +156,7 @@ def lazy(
 
 def cut_problem(
     model: ir.Model, units: Collection[ir.Node], precisions: Mapping[ir.Node, str], rates: CostSpec, *,
-    ports: int | None,
+    ports: int | None, wider: Mapping[ir.Node, str] | None = None,
 ) -> TwoLabels:  # fmt: skip
     """The choice as a two-label problem; its variables are nodes, and the ports of the network by name.
 
@@ -116,7 +166,9 @@ def cut_problem(
         precisions: of each of them, if computed in integers.
         rates: of the target.
         ports: label of inputs and outputs; None: they cost nothing either way.
+        wider: what units are that are not of the precision in `precisions`; None: fp32.
     """
+    wider = wider or {}
     problem, known = TwoLabels(), set(units)
     absorbed = {after for node in units if (after := rules.fused_activation(node)) is not None}
     makers: list[tuple[Hashable, ir.Value]] = []
@@ -130,7 +182,9 @@ def cut_problem(
         outputs = unit_outputs(node) if node in known else tuple(node.outputs)
         if node in known:
             problem.add(
-                node, cycles(node, outputs, "fp32", rates), cycles(node, outputs, precisions[node], rates)
+                node,
+                cycles(node, outputs, wider.get(node, "fp32"), rates),
+                cycles(node, outputs, precisions[node], rates),
             )
         else:
             problem.pin(node, FLOAT)
@@ -139,11 +193,25 @@ def cut_problem(
         readers: list[Hashable] = [
             u.node for u in value.uses() if u.node not in known or u.idx in rules.data_inputs(u.node)
         ]
+        for inner in {u.node for u in value.uses() if u.node.graph is not model.graph}:
+            problem.pin(inner, FLOAT)  # in the branch of an If
         if value.is_graph_output() and ports is not None:
             problem.pin(("output", str(value.name)), ports)
             readers.append(("output", str(value.name)))
         problem.value(maker, readers, conversion(value, rates))
+        _wide_seams(problem, (maker, *readers), wider, conversion(value, rates))
     return problem
+
+
+def _wide_seams(
+    problem: TwoLabels, around: Collection[Hashable], wider: Mapping[ir.Node, str], cost: float
+) -> None:
+    """Label 0 of int16 nodes is no float: beside float that is pinned, as ports are, they convert in either label."""
+    wide = [n for n in around if isinstance(n, ir.Node) and wider.get(n) == "int16x8"]
+    if wide and any(problem.pins.get(n) == FLOAT for n in around):
+        for node in wide:
+            first, second = problem.costs[node]
+            problem.costs[node] = (first + cost / len(wide), second)
 
 
 def idle(units: Mapping[ir.Node, Column]) -> list[ir.Node]:
