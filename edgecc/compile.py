@@ -151,6 +151,7 @@ class _Compilation:
             with self._stage("round weights"):
                 rounded = self._run(Pipeline(planned_passes(self.precision, self.options)), floats, plan)
             plan, floats = self._meet(plan, floats, rounded) if self.searched else (plan, rounded)
+            del rounded
             plan = replace(plan, constants=constants.changed(planned_from, floats, plan))
         artifacts: dict[str, Artifact] = {}
         for form in self.formats:
