@@ -44,7 +44,7 @@ class RoundWeights(Pass):
     exact: ClassVar[bool] = False
     damping: float = 0.01
     columns: int = 49
-    samples: int = 128
+    samples: int = 64
     max_fan_in: int = 2304
 
     def apply(self, model: ir.Model, ctx: PassContext) -> PassResult:
