@@ -312,7 +312,10 @@ def _measured(command: list[str]) -> tuple[float, float]:
 
 
 def _print_stages(path: str) -> None:
-    json.dump(stages(path), sys.stdout)
+    from edgecc.collection import rare_collections
+
+    with rare_collections():  # as `edgecc.compile` does
+        json.dump(stages(path), sys.stdout)
 
 
 _COMMANDS: Mapping[str, Callable[..., Any]] = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from edgecc import ir, modelfile, output, resolve
 from edgecc.artifact import Artifact
+from edgecc.collection import rare_collections
 from edgecc.errors import EdgeccError
 from edgecc.importer import load
 from edgecc.onnxfile import serialize
@@ -100,7 +101,8 @@ def compile_with(
     progress: Callable[[str], None] | None = None,
 ) -> CompileResult:
     """As `compile`; `progress` is called with the name of each stage when it begins."""
-    return _Compilation(model, options, progress or (lambda stage: None)).run()
+    with rare_collections():
+        return _Compilation(model, options, progress or (lambda stage: None)).run()
 
 
 class _Compilation:

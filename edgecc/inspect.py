@@ -10,6 +10,7 @@ from typing import Any
 
 from edgecc import ir
 from edgecc.analysis.cost import NodeCost, node_costs, total_macs, total_parameters
+from edgecc.collection import rare_collections
 from edgecc.importer import load
 from edgecc.modelfile import identity
 from edgecc.options import CompileOptions
@@ -55,7 +56,13 @@ def inspect_model(
     Raises:
         ModelError, UsageError: the model cannot be read, or there is no such target.
     """
-    devices = [find_target(name) for name in targets]
+    with rare_collections():
+        return _inspected(source, [find_target(name) for name in targets], input_shape)
+
+
+def _inspected(
+    source: str | Path, devices: Sequence[Target], input_shape: Mapping[str, Sequence[int]] | None
+) -> Inspection:
     model = load(source, input_shape=input_shape)
     sha256, size = identity(source, model)
     return Inspection(
