@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,13 @@ class Port:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One file to be shipped; `notes`: what its maker has to say (remaining transposes, float islands)."""
+    """One file to be shipped.
+
+    Attributes:
+        data: its bytes; empty while a large one waits in the file `path`.
+        notes: what its maker has to say (remaining transposes, float islands).
+        path: of its file, once there is one.
+    """
 
     data: bytes = field(repr=False)
     format: str
@@ -47,9 +53,21 @@ class Artifact:
     @property
     def sha256(self) -> str:
         """Of the bytes, in hexadecimal."""
-        return hashlib.sha256(self.data).hexdigest()
+        if self.data or self.path is None:
+            return hashlib.sha256(self.data).hexdigest()
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     @property
     def size(self) -> int:
         """In bytes."""
-        return len(self.data)
+        return len(self.data) if self.data or self.path is None else self.path.stat().st_size
+
+    def content(self) -> bytes:
+        """The bytes, read from the file if they wait there."""
+        return self.data if self.data or self.path is None else self.path.read_bytes()
+
+    def set_aside(self, path: Path) -> Artifact:
+        """The same, with its bytes in a file instead of memory."""
+        path.write_bytes(self.data)
+        return replace(self, data=b"", path=path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -137,6 +138,10 @@ class _Compilation:
         self.data, self.eval_data = resolve.datasets(options, self.original, self.warnings)
 
     def run(self) -> CompileResult:
+        with tempfile.TemporaryDirectory(prefix="edgecc-", ignore_cleanup_errors=True) as scratch:
+            return self._compiled(Path(scratch))
+
+    def _compiled(self, scratch: Path) -> CompileResult:
         with self._stage("passes"):
             if self.carried is not None and not self.kept:  # from here on, that is the original
                 self.original = self._run(Pipeline(unquantizing_passes()), self.original)
@@ -158,7 +163,11 @@ class _Compilation:
         artifacts: dict[str, Artifact] = {}
         for form in self.formats:
             with self._stage(f"lower to {form}"):
-                artifacts[form] = self._lower(floats, plan, form)
+                artifact = self._lower(floats, plan, form)
+                # Two large ones are not held at once.
+                aside = len(self.formats) > 1 and artifact.size >= ir.LARGE_BYTES
+                artifacts[form] = artifact.set_aside(scratch / self._file(form)) if aside else artifact
+                del artifact
             self.warnings += [
                 f"{self._file(form)}: {text}" for text in artifacts[form].notes.get("remarks", ())
             ]
@@ -175,7 +184,7 @@ class _Compilation:
         self._publish(folder, artifacts, report, plan)
         if failure is not None:
             raise failure
-        placed = {f: replace(a, path=folder / self._file(f)) for f, a in artifacts.items()}
+        placed = {f: replace(a, data=a.content(), path=folder / self._file(f)) for f, a in artifacts.items()}
         return CompileResult(placed, fidelities, profiles, report, folder)
 
     def _run(self, pipeline: Pipeline, model: ir.Model, plan: QuantPlan | None = None) -> ir.Model:
@@ -375,7 +384,7 @@ class _Compilation:
         from edgecc.report.html import render_html
 
         named = {self._file(form): artifact for form, artifact in artifacts.items()}
-        files = {name: artifact.data for name, artifact in named.items()}
+        files: dict[str, bytes | Path] = {name: a.data or a.path or b"" for name, a in named.items()}
         files["report.json"] = report.to_json().encode()
         files["report.html"] = render_html(report).encode()
         text = None if plan is None else plan.to_json()

@@ -276,7 +276,7 @@ def read_compiled(compiled: str | Path | Artifact) -> tuple[bytes, str]:
         UsageError: there is no such file.
     """
     if isinstance(compiled, Artifact):
-        return compiled.data, compiled.format
+        return compiled.content(), compiled.format
     path = Path(compiled)
     if not path.is_file():
         raise UsageError("there is no such file", node=str(path))

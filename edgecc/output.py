@@ -94,8 +94,12 @@ def check_output(folder: Path) -> None:
         )
 
 
-def publish(folder: Path, files: Mapping[str, bytes]) -> None:
+def publish(folder: Path, files: Mapping[str, bytes | Path]) -> None:
     """Writes all files or none: into a hidden neighbour first, then by renames, the manifest last.
+
+    Args:
+        folder: made where it is missing.
+        files: bytes, or a file to copy, by name.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -107,7 +111,11 @@ def publish(folder: Path, files: Mapping[str, bytes]) -> None:
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         for name, data in files.items():
             with (staging / name).open("wb") as file:
-                file.write(data)
+                if isinstance(data, Path):
+                    with data.open("rb") as source:
+                        shutil.copyfileobj(source, file, 1 << 20)
+                else:
+                    file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
         _rename(staging, folder, files)

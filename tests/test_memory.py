@@ -1,5 +1,6 @@
 """What large weights cost: peak memory of whole processes, and who copies arrays."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper
 
 import edgecc
 from edgecc import ir, onnxfile
+from edgecc.artifact import Artifact
 from edgecc.errors import UnsupportedError
 from edgecc.options import CompileOptions
 from edgecc.pipeline import PassContext, Pipeline
@@ -85,6 +87,7 @@ def _peak(*arguments: str) -> float:
     ("precision", "form", "share"),
     [
         ("fp32", "tflite", 2.3),
+        ("fp32", "all", 2.3),
         ("dynamic", "tflite", 2.1),
         ("dynamic", "onnx", 2.1),
         ("int8", "tflite", 2.5),
@@ -131,6 +134,19 @@ def test_large_networks_are_verified_one_after_the_other(
     assert all(f.samples == 16 and f.sqnr_db > 80 for f in result.fidelities.values())
     again = edgecc.verify(small, tmp_path / "o" / "heavy.fp32.tflite")
     assert again.sqnr_db == pytest.approx(result.fidelities["tflite"].sqnr_db)
+    for artifact in result.artifacts.values():  # which waited in files
+        assert artifact.path is not None
+        assert len(artifact.data) > 1 << 20
+        assert artifact.path.read_bytes() == artifact.data
+
+
+def test_an_artifact_can_wait_in_a_file(tmp_path: Path) -> None:
+    held = Artifact(b"some bytes", "onnx", "fp32", "arm", (), ())
+    aside = held.set_aside(tmp_path / "there")
+    assert aside.data == b""
+    for artifact in (held, aside):
+        assert (artifact.size, artifact.sha256) == (10, hashlib.sha256(b"some bytes").hexdigest())
+        assert artifact.content() == b"some bytes"
 
 
 def test_recorded_answers_can_be_read_twice() -> None:

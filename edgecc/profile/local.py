@@ -177,11 +177,13 @@ def _start(job: Job, runs: int | None, threads: int, seconds: float, stack: Exit
 
 
 def _file(source: Artifact | Path | str, stack: ExitStack) -> tuple[Path, str]:
-    if isinstance(source, Artifact) and source.path is None:
+    if isinstance(source, Artifact) and (source.path is None or not source.data):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         path = folder / f"network.{source.format}"
         if source.format == "onnx" and source.size >= ir.LARGE_BYTES:
-            write_aside(source.data, path)
+            write_aside(source.content(), path)
+        elif source.path is not None:
+            path = source.path
         else:
             path.write_bytes(source.data)
     else:
