@@ -164,8 +164,8 @@ class _Compilation:
         for form in self.formats:
             with self._stage(f"lower to {form}"):
                 artifact = self._lower(floats, plan, form)
-                # Two large ones are not held at once.
-                aside = len(self.formats) > 1 and artifact.size >= ir.LARGE_BYTES
+                # Two large ones are not held at once; one of int8 is a quarter of its network.
+                aside = len(self.formats) > 1 and artifact.size >= ir.LARGE_BYTES // 4
                 artifacts[form] = artifact.set_aside(scratch / self._file(form)) if aside else artifact
                 del artifact
             self.warnings += [

@@ -20,6 +20,7 @@ import numpy as np
 
 from edgecc import ir
 from edgecc.errors import Finding
+from edgecc.onnxfile import serialize
 from edgecc.quant import rules
 
 # Changes of layout that the runtime inserts for its own kernels.
@@ -96,21 +97,20 @@ def read_back(data: bytes, *, as_stored: bool = False) -> ReadBack:
 
     from edgecc.runtime.ort import OrtRunner
 
+    before = ir.serde.deserialize_model(onnx.load_model_from_string(data))
     if not as_stored and not _on_arm():
-        data = _with_unsigned_activations(data)
+        _use_unsigned_activations(before)
+        data = serialize(before)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         OrtRunner(data, optimized=path, threads=1)
+        del data  # `optimized` holds all weights, too
         optimized = onnx.load(path)
-    before = ir.serde.deserialize_model(onnx.load_model_from_string(data))
     return _compare(before, optimized)
 
 
-def _with_unsigned_activations(data: bytes) -> bytes:
-    """The network with every int8 activation, and every constant that is one, stored as uint8."""
-    import onnx
-
-    model = ir.serde.deserialize_model(onnx.load_model_from_string(data))
+def _use_unsigned_activations(model: ir.Model) -> None:
+    """Stores every int8 activation, and every constant that is one, as uint8."""
     graph = model.graph
     weights = {
         value
@@ -134,7 +134,6 @@ def _with_unsigned_activations(data: bytes) -> bytes:
             unsigned = (array.astype(np.int16) + 128).astype(np.uint8)
             value.const_value = ir.Tensor(unsigned, name=value.name)
             value.type = ir.TensorType(ir.DataType.UINT8)
-    return bytes(ir.serde.serialize_model(model).SerializeToString())
 
 
 def _is_stored(value: ir.Value | None) -> bool:

@@ -89,6 +89,7 @@ class OrtRunner:
             options.enable_profiling, options.profile_file_prefix = True, profile
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
+            options.add_session_config_entry("session.disable_prepacking", "1")  # it is read, not run
         if isinstance(model, _Serialized):
             beside = self._beside = model.beside  # the runtime refers to these arrays
             values = [ort.OrtValue.ortvalue_from_numpy(array) for array in beside.values()]
