@@ -1,7 +1,7 @@
 """How time grows with the nodes of a graph, and memory with its weights: each figure from a process of its own.
 
     python benchmarks/scale.py time [NODES ...]      seconds a thousand nodes of each stage, by size of the graph
-    python benchmarks/scale.py memory [GIGABYTES]    peak memory of each mode of compiling, as multiples of the weights
+    python benchmarks/scale.py memory [GIGABYTES [MODE]]  peak memory of each mode, as multiples of the weights
 
 The graphs are made on the fly. `deep` is one chain, `wide` has 100 layers of parallel branches; both mix convolutions,
 normalisations, elementwise operators, reshapes, transposes and the shape-computing chains that exporters leave.
@@ -275,6 +275,9 @@ MODES: Mapping[str, list[str]] = {
     "fp32 onnx": ["compile", "--precision", "fp32", "--format", "onnx"],
     "dynamic onnx": ["compile", "--precision", "dynamic", "--format", "onnx"],
     "int8 onnx": ["compile", "--precision", "int8", "--format", "onnx", "--random-data"],
+    "fp32 both": ["compile", "--precision", "fp32"],
+    "dynamic both": ["compile"],
+    "int8 both": ["compile", "--precision", "int8", "--random-data"],
 }
 
 
