@@ -170,6 +170,6 @@ def _told(found: Found, plan: QuantPlan) -> str:
     return (
         f"{units - raised} of {units} operators compute in integers, {raised} in {kinds}; by the target's numbers they"
         f" take {chosen.cost / max(least, 1e-30):.2f} times as long as all in integers and"
-        f" {chosen.cost / max(most, 1e-30):.2f} times as long as none ({found.trials} trials). Most noise, all in int8,"
-        f" comes from {', '.join(f'{name} ({share:.0%})' for name, share in shares)}"
+        f" {chosen.cost / max(most, 1e-30):.2f} times as long as none (trials: {found.trials}). Most noise, all in"
+        f" int8, comes from {', '.join(f'{name} ({share:.0%})' for name, share in shares)}"
     )
