@@ -53,19 +53,24 @@ class Artifact:
     @property
     def sha256(self) -> str:
         """Of the bytes, in hexadecimal."""
-        if self.data or self.path is None:
+        if self.waits_in is None:
             return hashlib.sha256(self.data).hexdigest()
-        with self.path.open("rb") as file:
+        with self.waits_in.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     @property
     def size(self) -> int:
         """In bytes."""
-        return len(self.data) if self.data or self.path is None else self.path.stat().st_size
+        return len(self.data) if self.waits_in is None else self.waits_in.stat().st_size
+
+    @property
+    def waits_in(self) -> Path | None:
+        """The file that holds the bytes instead of memory; None: they are in `data`."""
+        return None if self.data else self.path
 
     def content(self) -> bytes:
-        """The bytes, read from the file if they wait there."""
-        return self.data if self.data or self.path is None else self.path.read_bytes()
+        """The bytes, wherever they are."""
+        return self.data if self.waits_in is None else self.waits_in.read_bytes()
 
     def set_aside(self, path: Path) -> Artifact:
         """The same, with its bytes in a file instead of memory."""

@@ -384,7 +384,7 @@ class _Compilation:
         from edgecc.report.html import render_html
 
         named = {self._file(form): artifact for form, artifact in artifacts.items()}
-        files: dict[str, bytes | Path] = {name: a.data or a.path or b"" for name, a in named.items()}
+        files: dict[str, bytes | Path] = {name: a.waits_in or a.data for name, a in named.items()}
         files["report.json"] = report.to_json().encode()
         files["report.html"] = render_html(report).encode()
         text = None if plan is None else plan.to_json()

@@ -33,10 +33,11 @@ def float_passes(target: Target, options: CompileOptions) -> list[Pass]:
         names = target.pipeline.presets[options.preset]
     passes = [make_pass(name) for name in names]
     for given in options.passes:
-        if _writes(given, options):  # later; its options are read now, before the model is
-            precision = options.precision or "dynamic"
-            quantized_passes(precision, planned=False, options=options)
-            _set([_name(given)] if _name(given) in _CALIBRATED else [], options)
+        # Those that run later have their options read now, before the model is.
+        if _is_calibrated(given, options):
+            _set([_name(given)], options)
+        elif _writes(given, options):
+            quantized_passes(options.precision or "dynamic", planned=False, options=options)
         else:
             passes.append(given if isinstance(given, Pass) else make_pass(str(given)))
     for name in options.skip_passes:
@@ -108,11 +109,23 @@ def quantized_passes(
     if text is None:
         return []
     for given in options.passes if options is not None else ():
-        if options is not None and _writes(given, options) and _name(given) == text.partition(":")[0]:
+        if options is not None and _writes(given, options):
             if isinstance(given, Pass):
                 return [given]
             text = f"{text}{',' if ':' in text else ':'}{str(given).partition(':')[2]}"
     return [make_pass(text)]
+
+
+def _precision(options: CompileOptions) -> str:
+    planned = options.data is not None or options.plan is not None or options.random_data
+    return options.precision or ("int8" if planned else "dynamic")
+
+
+def _is_calibrated(given: Pass | str, options: CompileOptions) -> bool:
+    """Whether a pass that the user names is one with calibration data: then it runs once, before or after planning."""
+    precision = _precision(options)
+    names = (*_PLANNING.get(precision, ()), *_PLANNED.get(precision, ()))
+    return resolve.calibrated(options, precision) and _name(given) in names
 
 
 def _writes(given: Pass | str, options: CompileOptions) -> bool:
@@ -121,14 +134,7 @@ def _writes(given: Pass | str, options: CompileOptions) -> bool:
     Raises:
         UsageError: it would be, but a plan writes the precision.
     """
-    planned = options.data is not None or options.plan is not None or options.random_data
-    precision = options.precision or ("int8" if planned else "dynamic")
-    name = _name(given)
-    if resolve.calibrated(options, precision) and name in (
-        *_PLANNING.get(precision, ()),
-        *_PLANNED.get(precision, ()),
-    ):
-        return True
+    precision, name = _precision(options), _name(given)
     if name != _AFTER.get(precision, "").partition(":")[0]:
         return False
     if resolve.calibrated(options, precision):

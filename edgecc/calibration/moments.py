@@ -5,14 +5,17 @@ One pass over the data for as many layers as fit in memory; of each sample some 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 
 from edgecc import ir
+
+T = TypeVar("T")
 
 # Samples whose columns are multiplied at once: large products are fast, and few columns are held.
 _BATCH = 16
@@ -20,7 +23,7 @@ _BATCH = 16
 _SMALL, _FEW = 64, 16
 # Random choices of places, used in turn.
 _PLACEMENTS = 16
-# Elements of all matrices of one pass over the data: 256 MB of float32.
+# Elements that are held in one pass over the data: 256 MB of float32.
 _ELEMENTS = 64_000_000
 
 
@@ -83,21 +86,33 @@ def collect_moments(
         seed: of their choice.
         threads: of the runtime.
     """
-    waves: list[list[ir.Node]] = [[]]
-    size = 0
-    for node in nodes:
-        need = groups(node) * fan_in(node) ** 2
-        if waves[-1] and size + need > _ELEMENTS:
-            waves.append([])
-            size = 0
-        waves[-1].append(node)
-        size += need
+    waves = list(in_waves(nodes, lambda node: groups(node) * fan_in(node) ** 2))
     # The network may be changed between two results, but not under the feet of a wave.
     reference = model.clone() if len(waves) > 1 else model
     for wave in waves:
         sums = _sums(reference, dataset, wave, columns, np.random.default_rng(seed), threads)
         for node in wave:
             yield node, sums.pop(node)
+
+
+def in_waves(items: Iterable[T], elements: Callable[[T], int]) -> Iterator[list[T]]:
+    """Items in order, as many at once as 256 MB of float32 hold; one that needs more comes alone.
+
+    Args:
+        items: what is held.
+        elements: how many numbers each needs.
+    """
+    wave: list[T] = []
+    size = 0
+    for item in items:
+        need = elements(item)
+        if wave and size + need > _ELEMENTS:
+            yield wave
+            wave, size = [], 0
+        wave.append(item)
+        size += need
+    if wave:
+        yield wave
 
 
 def _sums(

@@ -177,17 +177,17 @@ def _start(job: Job, runs: int | None, threads: int, seconds: float, stack: Exit
 
 
 def _file(source: Artifact | Path | str, stack: ExitStack) -> tuple[Path, str]:
-    if isinstance(source, Artifact) and (source.path is None or not source.data):
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        path = folder / f"network.{source.format}"
-        if source.format == "onnx" and source.size >= ir.LARGE_BYTES:
+    large = isinstance(source, Artifact) and source.format == "onnx" and source.size >= ir.LARGE_BYTES
+    if not isinstance(source, Artifact):
+        path = Path(source)
+    elif source.path is not None and not (large and source.waits_in):
+        path = source.path
+    else:
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / f"network.{source.format}"
+        if large:
             write_aside(source.content(), path)
-        elif source.path is not None:
-            path = source.path
         else:
             path.write_bytes(source.data)
-    else:
-        path = Path(source.path or "") if isinstance(source, Artifact) else Path(source)
     kind = {".tflite": "litert", ".onnx": "ort"}.get(path.suffix)
     if not path.is_file():
         raise UsageError("there is no such file", node=str(path))

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from edgecc import ir
 from edgecc.quant import rules
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from edgecc.quant.plan import QuantPlan
 
 Sample = Mapping[str, ir.Array]
-
-# Values of one wave that are held for all samples: 256 MB of float32.
-_ELEMENTS = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -118,16 +114,9 @@ def _origins(
 
 
 def _waves(model: ir.Model, values: Sequence[ir.Value]) -> Iterator[list[ir.Value]]:
-    """Values in the order of the graph, as many at once as may be held."""
+    """Values in the order of the graph, as many at once as may be held for all samples."""
+    from edgecc.calibration.moments import in_waves
+
     order = {out: i for i, out in enumerate(out for node in model.graph for out in node.outputs)}
-    wave: list[ir.Value] = []
-    size = 0
-    for value in sorted(values, key=lambda v: order.get(v, -1)):
-        need = int(np.prod([d or 1 for d in ir.dims(value) or ()])) * 24
-        if wave and size + need > _ELEMENTS:
-            yield wave
-            wave, size = [], 0
-        wave.append(value)
-        size += need
-    if wave:
-        yield wave
+    ordered = sorted(values, key=lambda v: order.get(v, -1))
+    return in_waves(ordered, lambda value: prod(d or 1 for d in ir.dims(value) or ()) * 24)

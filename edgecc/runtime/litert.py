@@ -17,7 +17,8 @@ from edgecc.runtime import Runner, TensorSpec
 from edgecc.runtime.litert_ports import (
     Bound,
     bind,
-    checked,
+    check_identifier,
+    checked_feeds,
     own_port,
     read_metadata,
     spec_of,
@@ -74,10 +75,8 @@ class LiteRtRunner:
         Raises:
             UsageError: an input is missing or its shape does not fit.
         """
-        missing = [b.port.name for b in self._in if b.port.name not in feeds]
-        if missing:
-            raise UsageError(f"no data for input {', '.join(missing)}; given: {', '.join(feeds)}")
-        stored = [(b.index, b.store(checked(b.port, np.asarray(feeds[b.port.name])))) for b in self._in]
+        arrays = checked_feeds(self._in, feeds)
+        stored = [(b.index, b.store(array)) for b, array in zip(self._in, arrays, strict=True)]
         shapes = {d["index"]: tuple(d["shape"]) for d in self._interpreter.get_input_details()}
         try:
             resized = [(index, array) for index, array in stored if array.shape != shapes[index]]
@@ -165,8 +164,7 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def _load(data: bytes, threads: int, layers: bool, reference: bool = False) -> Any:
-    if data[4:8] != b"TFL3":
-        raise ModelError("this is not a TFLite file: its identifier TFL3 is missing")
+    check_identifier(data)
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     # XNNPACK computes chains without their intermediate tensors, so a runner for layers goes without it.

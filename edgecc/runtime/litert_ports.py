@@ -202,6 +202,28 @@ def _layout(onnx: Sequence[int | None], shape: Sequence[int]) -> tuple[bool, tup
     return (True, order) if order and fits(order) else (False, None)
 
 
+def check_identifier(data: bytes) -> None:
+    """Tells a TFLite file from anything else.
+
+    Raises:
+        ModelError: it is none.
+    """
+    if data[4:8] != b"TFL3":
+        raise ModelError("this is not a TFLite file: its identifier TFL3 is missing")
+
+
+def checked_feeds(inputs: Sequence[Bound], feeds: Mapping[str, Array]) -> list[Array]:
+    """What is fed, in the order of the inputs.
+
+    Raises:
+        UsageError: an input is missing or its shape does not fit.
+    """
+    missing = [b.port.name for b in inputs if b.port.name not in feeds]
+    if missing:
+        raise UsageError(f"no data for input {', '.join(missing)}; given: {', '.join(feeds)}")
+    return [checked(b.port, np.asarray(feeds[b.port.name])) for b in inputs]
+
+
 def checked(port: Port, array: Array) -> Array:
     """`array`, if it fits all of the port's axes but the batch.
 

@@ -15,7 +15,15 @@ import numpy as np
 from edgecc.errors import EdgeccError, Finding, ModelError, UnsupportedError, UsageError
 from edgecc.ir import Array
 from edgecc.runtime import Runner, TensorSpec
-from edgecc.runtime.litert_ports import Bound, bind, checked, own_port, read_metadata, spec_of
+from edgecc.runtime.litert_ports import (
+    Bound,
+    bind,
+    check_identifier,
+    checked_feeds,
+    own_port,
+    read_metadata,
+    spec_of,
+)
 from edgecc.runtime.stderr import held_stderr
 
 _ARENAS = (1 << 22, 1 << 26, 1 << 30)
@@ -80,10 +88,8 @@ class MicroRunner:
             UsageError: an input is missing or its shape does not fit.
             UnsupportedError: a kernel refuses to run.
         """
-        missing = [b.port.name for b in self._in if b.port.name not in feeds]
-        if missing:
-            raise UsageError(f"no data for input {', '.join(missing)}; given: {', '.join(feeds)}")
-        arrays = {b.port.name: checked(b.port, np.asarray(feeds[b.port.name])) for b in self._in}
+        checked = checked_feeds(self._in, feeds)
+        arrays = {b.port.name: array for b, array in zip(self._in, checked, strict=True)}
         free = [b.port.name for b in self._in if b.port.onnx_shape[:1] == (-1,)]
         batches = {len(arrays[name]) for name in free}
         if not free or batches == {1}:
@@ -161,8 +167,7 @@ class MicroRunner:
         return [_detail(self._runtime, graph.Tensors(number(i)), i) for i in range(count)]
 
     def _load(self) -> Any:
-        if self.data[4:8] != b"TFL3":
-            raise ModelError("this is not a TFLite file: its identifier TFL3 is missing")
+        check_identifier(self.data)
         kinds = self._runtime.InterpreterConfig
         kind = kinds.kPreserveAllTensors if self.layers else kinds.kAllocationRecording
         for size in _ARENAS:

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgecc.errors import ModelError
 from edgecc.ir import Array
+from edgecc.runtime.litert_ports import check_identifier
 
 _PACKED = "INT4"
 _NAMES = {
@@ -113,8 +114,7 @@ def read_graph(data: bytes) -> Graph:
     Raises:
         ModelError: it is not a TFLite file, or it is damaged.
     """
-    if data[4:8] != b"TFL3":
-        raise ModelError("this is not a TFLite file: its identifier TFL3 is missing")
+    check_identifier(data)
     from ai_edge_litert import schema_py_generated as schema
 
     try:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from edgecc.errors import UsageError
 from edgecc.ir import Array
 from edgecc.runtime import Runner, TensorSpec
-from edgecc.runtime.litert_ports import bind, checked, read_metadata, spec_of
+from edgecc.runtime.litert_ports import bind, checked_feeds, read_metadata, spec_of
 from edgecc.simulate.graph import read_graph
 from edgecc.simulate.network import Network, Observer
 
@@ -70,7 +67,5 @@ class SimulatedRunner:
         Raises:
             UsageError: an input is missing or its shape does not fit.
         """
-        missing = [b.port.name for b in self._in if b.port.name not in feeds]
-        if missing:
-            raise UsageError(f"no data for input {', '.join(missing)}; given: {', '.join(feeds)}")
-        return {b.index: b.store(checked(b.port, np.asarray(feeds[b.port.name]))) for b in self._in}
+        arrays = checked_feeds(self._in, feeds)
+        return {b.index: b.store(array) for b, array in zip(self._in, arrays, strict=True)}
