@@ -138,38 +138,46 @@ def _sums(
     return {node: found.result() for node, found in sums.items()}
 
 
+class Columns:
+    """Takes of what a layer reads the columns that meet its weights, at some places of its output."""
+
+    def __init__(self, node: ir.Node, most: int, rng: np.random.Generator) -> None:
+        """Takes at most so many places of each sample, chosen by `rng`."""
+        self._node, self._rng, self._most = node, rng, most
+        self._windows: dict[tuple[int, ...], list[_Windows]] = {}
+        self._samples = 0
+
+    def taken(self, array: ir.Array) -> Iterator[ir.Array]:
+        """Of one sample, (groups, fan_in, places) for each image in it; of a matrix all rows at once."""
+        if self._node.op_type == "Conv":
+            sizes = array.shape[2:]
+            if sizes not in self._windows:
+                self._windows[sizes] = [
+                    windows(self._node, sizes, self._most, self._rng) for _ in range(_PLACEMENTS)
+                ]
+            for one in array:
+                yield take_windows(one, groups(self._node), self._windows[sizes][self._samples % _PLACEMENTS])
+        else:
+            yield take_rows(array, self._most, self._rng)
+        self._samples += 1
+
+
 class _Sum:
-    """The sums of one layer, and the places that are taken of its output."""
+    """The sums of one layer."""
 
     def __init__(self, node: ir.Node, columns: int, rng: np.random.Generator) -> None:
-        self._node, self._rng = node, rng
-        self._columns = min(columns, _FEW) if fan_in(node) <= _SMALL else columns
-        self._windows: dict[tuple[int, ...], list[_Windows]] = {}
         size = fan_in(node)
+        self._columns = Columns(node, min(columns, _FEW) if size <= _SMALL else columns, rng)
         self._second = np.zeros((groups(node), size, size), np.float32)
         self._total = np.zeros((groups(node), size), np.float64)
-        self._count = self._samples = 0
+        self._count = 0
         self._held: list[ir.Array] = []
 
     def add(self, array: ir.Array) -> None:
         """Takes what the layer reads of one sample."""
-        for columns in self._taken(array):
-            self._held.append(columns)
-        self._samples += 1
+        self._held += self._columns.taken(array)
         if len(self._held) >= _BATCH:
             self._flush()
-
-    def _taken(self, array: ir.Array) -> Iterator[ir.Array]:
-        if self._node.op_type != "Conv":
-            yield take_rows(array, self._columns, self._rng)
-            return
-        sizes = array.shape[2:]
-        if sizes not in self._windows:
-            self._windows[sizes] = [
-                windows(self._node, sizes, self._columns, self._rng) for _ in range(_PLACEMENTS)
-            ]
-        for one in array:
-            yield take_windows(one, groups(self._node), self._windows[sizes][self._samples % _PLACEMENTS])
 
     def _flush(self) -> None:
         if not self._held:

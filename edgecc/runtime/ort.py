@@ -175,22 +175,24 @@ class OrtRunner:
         held = data if len(data) < ir.LARGE_BYTES else _without_weights(data)
         return cls(held, optimize=optimize, threads=threads, profile=profile)
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Array], only: Sequence[str] = ()) -> dict[str, Array]:
         """Runs once; nothing is cast, sliced or broadcast.
 
         Args:
             feeds: for every input an array of its type and shape (any size where the shape is symbolic).
+            only: outputs to compute, and nothing that these do not need; empty: all.
 
         Returns:
-            An array for every output.
+            An array for every output asked for.
 
         Raises:
             UsageError: an input is missing, unknown, or of another type or shape.
             ModelError: the runtime failed.
         """
         check_feeds(self.inputs, feeds)
-        names = [spec.name for spec in self.outputs]
-        arrays = self._guard(lambda: self._session.run(names, dict(feeds)), "run")
+        names = list(only) or [spec.name for spec in self.outputs]
+        options = _partial() if only else None
+        arrays = self._guard(lambda: self._session.run(names, dict(feeds), options), "run")
         return dict(zip(names, arrays, strict=True))
 
     def end_profiling(self) -> Path:
@@ -241,6 +243,15 @@ def _spec(arg: Any) -> TensorSpec:
     inner = kind.removeprefix("tensor(").removesuffix(")")
     shape = tuple(d if isinstance(d, int) and d >= 0 else None for d in arg.shape)
     return TensorSpec(str(arg.name), shape, _NUMPY_NAMES.get(inner, kind))
+
+
+def _partial() -> Any:
+    """Options of a run that computes what its outputs need, and no more."""
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.only_execute_path_to_fetches = True
+    return options
 
 
 def _errors() -> tuple[type[BaseException], ...]:
