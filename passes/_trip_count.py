@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgecc import ir
+from edgecc.analysis.evaluate import EVALUATION_ERRORS, evaluate
 from edgecc.ir import Array
 from edgecc.passes import _rewrite as rw
 from edgecc.passes._result_size import BOUNDS
-from edgecc.passes.fold_constants import EVALUATION_ERRORS, evaluate
 
 # Iterations looked at before a Loop counts as endless, and elements that one value of a condition may have: more
 # than any loop that is worth unrolling needs.
