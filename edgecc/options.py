@@ -27,8 +27,8 @@ IoLayout = Literal["auto", "onnx", "nhwc"]
 IoDtype = Literal["float32", "int8", "uint8", "int16"]
 Observer = Literal["channel", "robust", "minmax", "percentile", "mse"]
 
-_SIZES = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_COUNTS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}
+SIZES = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+COUNTS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}
 # What a value must be once texts are parsed (`kind` of a field), in words.
 _KINDS: Mapping[Any, str] = {
     bool: "true or false", Integral: "a whole number", Real: "a number", str: "a text", tuple: "a list",
@@ -90,6 +90,23 @@ def quantity(units: Mapping[str, float], kind: str) -> Callable[[str], float]:
         return float(found[1]) * units[found[2].upper()]
 
     return parse
+
+
+def share_or(text: str, units: Mapping[str, float], kind: str, total: float) -> float:
+    """A number with a unit, or a share of `total` in percent.
+
+    Args:
+        text: as `50M` or `70%`.
+        units: unit -> factor.
+        kind: what it is, for messages.
+        total: what 100% means.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text.strip().endswith("%"):
+        return numbers(text.strip()[:-1])[0] / 100 * total
+    return quantity(units, kind)(text)
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -206,10 +223,10 @@ class CompileOptions:
         kind=Real,
     )
     max_macs: float | None = _word(
-        "most multiply-accumulates (exit 5)", metavar="50M", parse=quantity(_COUNTS, "count"), kind=Real
+        "most multiply-accumulates (exit 5)", metavar="50M", parse=quantity(COUNTS, "count"), kind=Real
     )
     max_size: float | None = _word(
-        "largest file (exit 5)", metavar="1MB", parse=quantity(_SIZES, "size"), kind=Real
+        "largest file (exit 5)", metavar="1MB", parse=quantity(SIZES, "size"), kind=Real
     )
     no_verify: bool = _word("skip all comparisons with the original", False)
     no_profile: bool = _word("skip the timing on this machine", False)

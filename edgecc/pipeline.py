@@ -16,6 +16,7 @@ from edgecc import ir
 from edgecc.errors import EdgeccError, PassError
 
 if TYPE_CHECKING:
+    from edgecc.effect import Effect
     from edgecc.quant.plan import QuantPlan
     from edgecc.target import Target
 
@@ -73,10 +74,12 @@ class Pass(ABC):
     Class attributes:
         name: the name users write.
         exact: the same function up to float rounding (checked), or approximate (its loss is measured).
+        compresses: makes the network smaller: what that does to work, size and answers is recorded.
     """
 
     name: ClassVar[str]
     exact: ClassVar[bool] = True
+    compresses: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, model: ir.Model, ctx: PassContext) -> PassResult:
@@ -89,7 +92,10 @@ class Pass(ABC):
 
 @dataclass(frozen=True)
 class PassRecord:
-    """The line of one pass in the log and the report. Times in seconds; `error` as in `relative_error`."""
+    """The line of one pass in the log and the report. Times in seconds; `error` as in `relative_error`.
+
+    `effect` is what a compressing pass did to the network.
+    """
 
     name: str
     exact: bool
@@ -100,6 +106,7 @@ class PassRecord:
     nodes_after: int
     seconds: float
     error: float | None = None
+    effect: Effect | None = None
 
 
 @dataclass
@@ -128,10 +135,16 @@ class Pipeline:
         for index, step in enumerate(self.passes):
             if ctx.progress:
                 ctx.progress(step.name, index, len(self.passes))
-            before, started = model.graph.num_nodes(), time.perf_counter()
+            nodes, started = model.graph.num_nodes(), time.perf_counter()
+            uncompressed = model.clone() if step.compresses and ctx.check else None
             result = self._apply(step, model, ctx, log)
             seconds = time.perf_counter() - started
             error: float | None = None
+            effect: Effect | None = None
+            if uncompressed is not None and result.rewritten:
+                from edgecc.effect import measure_effect
+
+                effect = measure_effect(step, uncompressed, model, ctx)
             if result.rewritten and step.exact and ctx.check:
                 if feeds is None or reference is None:
                     feeds = _feeds(original, ctx)
@@ -144,7 +157,7 @@ class Pipeline:
             log.records.append(
                 PassRecord(
                     step.name, step.exact, step.options(), result.rewritten, result.refused,
-                    before, model.graph.num_nodes(), seconds, error,
+                    nodes, model.graph.num_nodes(), seconds, error, effect,
                 )
             )  # fmt: skip
             if ctx.dump:

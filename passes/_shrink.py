@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from edgecc import ir
-from edgecc.analysis.channels import Axis
+from edgecc.analysis.channel_problem import Axis
 from edgecc.passes import _rewrite as rw
 
 Kept = Mapping[Axis, ir.Array]

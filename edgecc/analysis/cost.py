@@ -58,6 +58,11 @@ def cycles(node: ir.Node, outputs: Iterable[ir.Value], precision: str, rates: Co
     return macs(node) * rates.mac[precision] + moved * rates.byte[precision] + rates.operator
 
 
+def total_cycles(model: ir.Model, rates: CostSpec, precision: str = "fp32") -> float:
+    """Of all nodes of a network (see `cycles`)."""
+    return sum(cycles(node, node.outputs, precision, rates) for node in model.graph)
+
+
 def moved_bytes(node: ir.Node, outputs: Iterable[ir.Value], precision: str) -> int:
     """Bytes of activations and constants that a node reads and writes."""
     width = _WIDTHS[precision]

@@ -57,6 +57,7 @@ def render_html(report: Report) -> str:
         charts_json=embedded(charts),
         plotly=_plotly() if charts else "",
         options=report.to_dict()["options"],
+        compression=tables.compression_table(report),
     )
 
 

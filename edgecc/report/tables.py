@@ -42,6 +42,8 @@ def report_tables(report: Report) -> list[Table | str]:
             items.extend(
                 worst_layers(artifact.fidelity, f"{artifact.label}: layers that lose most by themselves")
             )
+    compressed = compression_table(report)
+    items.extend([] if compressed is None else [compressed])
     items.extend(f"warning: {text}" for text in report.warnings)
     if report.failure:
         items.append(f"failed: {report.failure}")
@@ -110,6 +112,47 @@ def pass_table(report: Report) -> Table:
     ]
     headings = ("pass", "kind", ">rewritten", ">refused", ">nodes", ">time", ">error")
     return Table("passes", headings, rows)
+
+
+def compression_table(report: Report) -> Table | None:
+    """What compressing passes did to the network; None where none ran."""
+    rows = [
+        [
+            p.name,
+            ", ".join(f"{k}={v}" for k, v in p.effect.given.items()),
+            fewer(*p.effect.macs),
+            fewer(*p.effect.weights),
+            "-" if p.effect.cycles is None else fewer(*p.effect.cycles),
+            decibels(p.effect.sqnr_db),
+            percent(p.effect.agreement),
+        ]
+        for p in report.passes
+        if p.effect is not None
+    ]
+    headings = (
+        "compression",
+        "options",
+        ">MACs",
+        ">weights not 0",
+        ">cycles (predicted)",
+        ">SQNR",
+        ">agreement",
+    )
+    return Table("what compression did to the float network", headings, rows) if rows else None
+
+
+def fewer(before: float, after: float) -> str:
+    """A count before and after, and the share that is left."""
+    share = f" ({100 * after / before:.0f} %)" if before else ""
+    return f"{short(before)} > {short(after)}{share}"
+
+
+def short(count: float) -> str:
+    """Three significant digits with k, M or G."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= factor:
+            return f"{count / factor:.3g}{unit}"
+    return f"{count:.3g}"
 
 
 def fidelity_tables(fidelity: Fidelity, title: str = "fidelity") -> list[Table | str]:

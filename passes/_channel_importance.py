@@ -1,0 +1,264 @@
+"""What each channel is worth, by the criterion that the user chooses: in which order channels go, at what loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgecc import ir
+from edgecc.analysis.channels import ChannelGroup, Channels
+from edgecc.calibration import moments as mo
+from edgecc.passes._elimination import Elimination
+from edgecc.passes._refit import rows, unrows
+
+# Of every group so many channels stay at least.
+LEAST = 0.1
+# The share of a group that is taken away to see what that does to the answers.
+PROBE = 0.25
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What removing the channels of one group costs.
+
+    Attributes:
+        group: the channels.
+        order: units, the first to go first.
+        loss: (len(order) + 1,) of the criterion, when so many are gone.
+        probe: what the weights of layers would be with `PROBE` of the group gone, by the weights' name.
+    """
+
+    group: ChannelGroup
+    order: tuple[int, ...]
+    loss: ir.Array
+    probe: Mapping[str, ir.Array] = field(default_factory=dict)
+
+
+def probed(group: ChannelGroup) -> int:
+    """How many channels of a group are taken away to see what that does."""
+    return max(1, round(PROBE * len(group.units)))
+
+
+def input_axis(node: ir.Node) -> int:
+    """The axis of the weights of a Conv, Gemm or MatMul that runs over its inputs."""
+    return int(ir.attribute(node, "transB", 0)) if node.op_type != "Conv" else 1
+
+
+def readers(evidence: Evidence, group: ChannelGroup) -> list[ir.Node]:
+    """The layers that sum over the channels of a group and whose weights can be fitted to fewer."""
+    return [n for n in evidence.layers if (n.inputs[1], input_axis(n)) in group.axes]
+
+
+def _blocks(channels: Channels, group: ChannelGroup, node: ir.Node) -> ir.Array:
+    """The inputs of a layer that each unit feeds, (units, size)."""
+    weight, axis = node.inputs[1], input_axis(node)
+    assert weight is not None
+    of = channels.unit[weight, axis]
+    of = np.repeat(of, mo.fan_in(node) // len(of))
+    return np.stack([np.flatnonzero(of == u) for u in group.units])
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What criteria may look at.
+
+    Attributes:
+        model: the network.
+        channels: what can go.
+        data: calibration samples, or None.
+        layers: whose weights can be fitted to fewer inputs.
+        moments: of the inputs of these, where there is data.
+        damping: of second moments.
+    """
+
+    model: ir.Model
+    channels: Channels
+    data: Iterable[Mapping[str, ir.Array]] | None
+    layers: Sequence[ir.Node]
+    moments: Mapping[ir.Node, mo.Moments]
+    damping: float
+
+
+def reconstruction(evidence: Evidence, group: ChannelGroup) -> Curve | None:
+    """Channels without which the layers that read them answer most alike, once fitted again; one after another."""
+    found = {}
+    for node in readers(evidence, group):
+        array = ir.constant(node.inputs[1])
+        assert array is not None
+        found[node] = Elimination.of(
+            rows(node, array),
+            evidence.moments[node].second[0],
+            _blocks(evidence.channels, group, node),
+            evidence.damping,
+        )
+    if not found:
+        return None
+    left, order, loss = np.arange(len(group.units)), [], [0.0]
+    probe: dict[str, ir.Array] = {}
+    while len(left) > max(1, LEAST * len(group.units)):
+        each = np.sum([e.losses(left) for e in found.values()], axis=0)
+        k = int(np.argmin(each))
+        order.append(group.units[left[k]])
+        loss.append(loss[-1] + max(float(each[k]), 0.0))
+        for layer in found.values():
+            layer.remove(int(left[k]))
+        left = np.delete(left, k)
+        if len(order) == probed(group):
+            probe = {str(n.inputs[1].name): _probed(n, e.weights) for n, e in found.items()}  # type: ignore[union-attr]
+    return Curve(group, tuple(order), np.asarray(loss), probe)
+
+
+def _probed(node: ir.Node, weights: ir.Array) -> ir.Array:
+    array = ir.constant(node.inputs[1])
+    assert array is not None
+    return unrows(node, weights, array)
+
+
+def by_score(evidence: Evidence, group: ChannelGroup, scores: ir.Array) -> Curve:
+    """Channels of the lowest score first; the loss is their share of the group's."""
+    order = np.argsort(scores, kind="stable")[
+        : max(0, len(scores) - max(1, int(np.ceil(LEAST * len(scores)))))
+    ]
+    share = np.concatenate([[0.0], np.cumsum(scores[order])]) / max(float(scores.sum()), 1e-30)
+    units = tuple(group.units[i] for i in order)
+    gone = set(units[: probed(group)])
+    probe = {}
+    for node in readers(evidence, group):
+        array, weight, axis = ir.constant(node.inputs[1]), node.inputs[1], input_axis(node)
+        assert array is not None
+        assert weight is not None
+        dead = np.isin(evidence.channels.unit[weight, axis], list(gone))
+        probe[str(weight.name)] = array * ~dead.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+    return Curve(group, units, share, probe)
+
+
+def _norm(power: int) -> Callable[[Evidence, ChannelGroup], ir.Array | None]:
+    def score(evidence: Evidence, group: ChannelGroup) -> ir.Array | None:
+        """The norm of the weights that make each channel, in units of the layer's mean."""
+        total = np.zeros(len(group.units))
+        for value, axis, weight in _makers(evidence.model, group):
+            size = (
+                np.abs(np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float64))
+                ** power
+            )
+            norms = size.sum(axis=1) ** (1 / power)
+            total += _of_units(evidence.channels.unit[value, axis], group, norms / max(norms.mean(), 1e-30))
+        return total if total.any() else None
+
+    return score
+
+
+def _makers(model: ir.Model, group: ChannelGroup) -> Iterable[tuple[ir.Value, int, ir.Array]]:
+    for node in model.graph:
+        weight = node.inputs[1] if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") else None
+        array = ir.constant(weight)
+        if weight is None or array is None:
+            continue
+        axis = {"Conv": 0, "ConvTranspose": 1, "MatMul": array.ndim - 1}.get(node.op_type)
+        axis = 1 - int(ir.attribute(node, "transB", 0)) if axis is None else axis
+        if (weight, axis) in group.axes:
+            yield weight, axis, array
+
+
+def _of_units(units: ir.Array, group: ChannelGroup, per_index: ir.Array) -> ir.Array:
+    """Sums over the indices of each unit."""
+    place = {u: i for i, u in enumerate(group.units)}
+    total = np.zeros(len(group.units))
+    for u, number in zip(units.tolist(), per_index, strict=True):
+        if u in place:
+            total[place[u]] += number
+    return total
+
+
+def _gamma(evidence: Evidence, group: ChannelGroup) -> ir.Array | None:
+    """|gamma| of the BatchNormalization that follows (Liu et al. 2017, arXiv:1708.06519)."""
+    total = np.zeros(len(group.units))
+    for node in evidence.model.graph:
+        scale = node.inputs[1] if node.op_type == "BatchNormalization" else None
+        array = ir.constant(scale)
+        if scale is not None and array is not None and (scale, 0) in group.axes:
+            total += _of_units(evidence.channels.unit[scale, 0], group, np.abs(array.astype(np.float64)))
+    return total if total.any() else None
+
+
+def _activation(evidence: Evidence, group: ChannelGroup) -> ir.Array | None:
+    """The mean square of each channel where layers read it, in units of the layer's mean."""
+    total = np.zeros(len(group.units))
+    for node in readers(evidence, group):
+        energy = np.diag(evidence.moments[node].second[0])[_blocks(evidence.channels, group, node)].sum(
+            axis=1
+        )
+        total += energy / max(float(energy.mean()), 1e-30)
+    return total if total.any() else None
+
+
+# Criterion -> a score a unit; None where it says nothing of a group.
+SCORES: dict[str, Callable[[Evidence, ChannelGroup], ir.Array | None]] = {
+    "l1": _norm(1),
+    "l2": _norm(2),
+    "gamma": _gamma,
+    "activation": _activation,
+}
+# Those that look at data.
+DATA_DRIVEN = frozenset({"activation", "entropy", "gradient", "reconstruction"})
+
+
+def curves(evidence: Evidence, criterion: str) -> tuple[list[Curve], list[ChannelGroup]]:
+    """A curve for each group that the criterion says something of, and the other groups."""
+    found: list[Curve] = []
+    left: list[ChannelGroup] = []
+    for group in evidence.channels.groups:
+        if criterion == "reconstruction":
+            curve = reconstruction(evidence, group)
+        else:
+            scores = SCORES[criterion](evidence, group)
+            curve = None if scores is None else by_score(evidence, group, scores)
+        if curve is None or not curve.order:
+            left.append(group)
+        else:
+            found.append(curve)
+    return found, left
+
+
+def sensitivities(
+    model: ir.Model, found: Sequence[Curve], samples: Sequence[Mapping[str, ir.Array]]
+) -> list[float]:
+    """What a unit of each curve's loss does to the answers: noise as a share of their energy, measured.
+
+    Args:
+        model: the network.
+        found: curves whose probes are tried, one after another, all else as it is.
+        samples: on which.
+    """
+    from edgecc.runtime.ort import OrtRunner
+
+    reference = OrtRunner.from_model(model, threads=1)
+    want = [reference.run(sample) for sample in samples]
+    factors = []
+    for curve in found:
+        at = min(probed(curve.group), len(curve.order))
+        if not curve.probe or curve.loss[at] <= 0:
+            factors.append(1.0 if curve.loss[at] > 0 else 0.0)
+            continue
+        trial = model.clone()
+        for name, weights in curve.probe.items():
+            trial.graph.initializers[name].const_value = ir.Tensor(weights, name=name)
+        runner = OrtRunner.from_model(trial, threads=1)
+        factors.append(_noise(want, [runner.run(sample) for sample in samples]) / float(curve.loss[at]))
+    return factors
+
+
+def _noise(want: Sequence[Mapping[str, ir.Array]], got: Sequence[Mapping[str, ir.Array]]) -> float:
+    """The energy of the difference as a share of the answers', the mean over the outputs."""
+    shares = []
+    for name in want[0]:
+        if want[0][name].dtype.kind == "f":
+            energy = sum(float(np.square(w[name], dtype=np.float64).sum()) for w in want)
+            noise = sum(
+                float(np.square(g[name] - w[name], dtype=np.float64).sum())
+                for w, g in zip(want, got, strict=True)
+            )
+            shares.append(noise / max(energy, 1e-30))
+    return float(np.mean(shares)) if shares else 0.0
