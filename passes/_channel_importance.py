@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from edgecc import ir
+from edgecc.analysis.channel_problem import Axis
 from edgecc.analysis.channels import ChannelGroup, Channels
 from edgecc.calibration import moments as mo
 from edgecc.passes._elimination import Elimination
@@ -79,6 +81,39 @@ class Evidence:
     layers: Sequence[ir.Node]
     moments: Mapping[ir.Node, mo.Moments]
     damping: float
+    seed: int = 0
+
+    @cached_property
+    def lost(self) -> dict[Axis, ir.Array]:
+        """Of the channels that layers read, what the answers lose to first order without each, as energy.
+
+        With a the values and g the derivatives of the sum of answers with random signs: E (sum over the channel of
+        a g)^2, which counts each answer alike (Molchanov et al. 2019, arXiv:1906.10771, equation 8).
+        """
+        from edgecc.analysis.gradients import SEED, gradient_model
+        from edgecc.runtime.ort import OrtRunner
+
+        read = {node.inputs[0]: 1 if node.op_type == "Conv" else -1 for node in self.layers}
+        axes = {v: a % len(v.shape) for v, a in read.items() if v is not None and v.shape is not None}
+        axes = {v: a for v, a in axes.items() if (v, a) in self.channels.unit}
+        backward, names = gradient_model(self.model, [str(v.name) for v in axes])
+        forward = OrtRunner.from_model(self.model, threads=1, extra_outputs=[str(v.name) for v in axes])
+        runner, random = OrtRunner.from_model(backward, threads=1), np.random.default_rng(self.seed)
+        seeds = {i.name: i.shape for i in runner.inputs if i.name.startswith(SEED)}
+        found: dict[Axis, ir.Array] = {}
+        for sample in self.data or ():
+            values = forward.run(sample)
+            signs = {
+                n: random.choice([-1.0, 1.0], [d or 1 for d in s]).astype(np.float32)
+                for n, s in seeds.items()
+            }
+            slopes = runner.run({**sample, **signs})
+            for value, axis in axes.items():
+                if str(value.name) in names:
+                    moved = values[str(value.name)] * slopes[names[str(value.name)]]
+                    sums = moved.sum(axis=tuple(i for i in range(moved.ndim) if i != axis), dtype=np.float64)
+                    found[value, axis] = found.get((value, axis), 0.0) + sums**2
+        return found
 
 
 def reconstruction(evidence: Evidence, group: ChannelGroup) -> Curve | None:
@@ -194,12 +229,22 @@ def _activation(evidence: Evidence, group: ChannelGroup) -> ir.Array | None:
     return total if total.any() else None
 
 
+def _gradient(evidence: Evidence, group: ChannelGroup) -> ir.Array | None:
+    """What the answers lose to first order (see `Evidence.lost`)."""
+    total = np.zeros(len(group.units))
+    for (value, axis), lost in evidence.lost.items():
+        if (value, axis) in group.axes:
+            total += _of_units(evidence.channels.unit[value, axis], group, lost)
+    return total if total.any() else None
+
+
 # Criterion -> a score a unit; None where it says nothing of a group.
 SCORES: dict[str, Callable[[Evidence, ChannelGroup], ir.Array | None]] = {
     "l1": _norm(1),
     "l2": _norm(2),
     "gamma": _gamma,
     "activation": _activation,
+    "gradient": _gradient,
 }
 # Those that look at data.
 DATA_DRIVEN = frozenset({"activation", "entropy", "gradient", "reconstruction"})

@@ -42,8 +42,8 @@ class PruneChannels(Pass):
             float32 constants (1MB), cycles by the target's numbers; each may be a share of what it has (70%).
         scope: `global` takes the channels that cost least for what they save; `layer` the same share of each group.
         criterion: what a channel is worth: l1, l2 norm of the weights that make it; gamma, of the BatchNormalization
-            after it (before that is folded); activation, its energy; reconstruction, what the layers that read it
-            lose even when fitted again.
+            after it (before that is folded); activation, its energy; gradient, what the answers lose to first order;
+            reconstruction, what the layers that read it lose even when fitted again.
         align: channels of a group stay a multiple of this, if it has four times as many; None: the target's vector.
         samples: at most so many calibration samples are used; columns: places of each.
         damping: of least squares, as a share of the mean second moment.
@@ -58,7 +58,7 @@ class PruneChannels(Pass):
     max_size: str | None = None
     max_latency: str | None = None
     scope: Literal["global", "layer"] = "global"
-    criterion: Literal["l1", "l2", "gamma", "activation", "reconstruction"] = "reconstruction"
+    criterion: Literal["l1", "l2", "gamma", "activation", "gradient", "reconstruction"] = "reconstruction"
     align: int | None = None
     samples: int = 128
     columns: int = 49
@@ -100,7 +100,7 @@ class PruneChannels(Pass):
                 if data is None
                 else dict(mo.collect_moments(model, data, layers, columns=self.columns, seed=ctx.seed))
             )
-            evidence = ci.Evidence(model, channels, data, layers, moments, max(self.damping, 1e-4))
+            evidence = ci.Evidence(model, channels, data, layers, moments, max(self.damping, 1e-4), ctx.seed)
             curves, silent = ci.curves(evidence, self.criterion)
             if self.criterion == "gamma" and not curves:
                 raise UsageError(

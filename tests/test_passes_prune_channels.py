@@ -89,7 +89,7 @@ def test_answers_stay_with_data(digits: Any) -> None:
     assert _accuracy(blind, digits) < _accuracy(pruned, digits) - 0.1
 
 
-@pytest.mark.parametrize("criterion", ["l1", "l2", "activation", "reconstruction"])
+@pytest.mark.parametrize("criterion", ["l1", "l2", "activation", "gradient", "reconstruction"])
 def test_every_criterion(digits: Any, criterion: str) -> None:
     pruned, record = _pruned(digits, ratio=0.25, criterion=criterion)
     before, after = (sum(_channels(m).values()) for m in (digits[0], pruned))
