@@ -36,8 +36,8 @@ SAVE = (
 )
 
 
-def process(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak memory in GB of a command.
+def process(command: list[str]) -> tuple[str, str, str]:
+    """Seconds of wall time, seconds of processors, and peak memory in GB of a command.
 
     Raises:
         RuntimeError: it failed, with its last line.
@@ -50,7 +50,7 @@ def process(command: list[str]) -> tuple[float, float]:
         if status:
             said.seek(0)
             raise RuntimeError((said.read().decode(errors="replace").strip().splitlines() or ["failed"])[-1])
-    return seconds, usage.ru_maxrss / 1024**2
+    return f"{seconds:.1f}", f"{usage.ru_utime + usage.ru_stime:.1f}", f"{usage.ru_maxrss / 1024**2:.2f}"
 
 
 def commands(source: Path, samples: Path, folder: Path) -> dict[str, tuple[list[str], Path]]:
@@ -105,7 +105,7 @@ def measure(text: str) -> None:
             try:
                 taken[title], paths[title] = process(command), path
             except RuntimeError as error:
-                print(f"| {text} | {title} | {error} | | | | |", flush=True)
+                print(f"| {text} | {title} | {error} | | | | | |", flush=True)
         original = load(network.path, input_shape=network.input_shape or None)
         _, test, labels = network.split(int(first or 0))
         data = open_dataset(test, input_specs(original), labels=labels)
@@ -114,16 +114,15 @@ def measure(text: str) -> None:
             found = compare(reference, runner(path), data, classes=classes, labels=labels)
             shares = (found.accuracy, found.agreement)
             cells = [text, title, *("-" if s is None else f"{100 * s:.2f}" for s in shares)]
-            cells += [
-                f"{found.sqnr_db:.2f}",
-                *(f"{t:.{digits}f}" for t, digits in zip(taken[title], (1, 2), strict=True)),
-            ]
+            cells += [f"{found.sqnr_db:.2f}", *taken[title]]
             print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def main() -> None:
     """Measures the networks named on the command line, or two."""
-    print("| network | tool | top-1 | agreement % | SQNR dB | s | GB |\n|---|---|---|---|---|---|---|")
+    print(
+        "| network | tool | top-1 | agreement % | SQNR dB | s | processor s | GB |\n|---|---|---|---|---|---|---|---|"
+    )
     for text in sys.argv[1:] or ("efficientnet_lite0", "mobilenet_v2_1.0"):
         measure(text)
 
