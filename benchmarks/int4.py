@@ -1,9 +1,11 @@
 """int4 weights of the reference networks: size and fidelity beside int8's, and what each choice of scales gains.
 
     python benchmarks/int4.py [NETWORK ...]            artifacts, in LiteRT and ONNX Runtime
+    python benchmarks/int4.py --limits [NETWORK ...]   int4 weights where limits on the answers leave room for them
     python benchmarks/int4.py --weights [NETWORK ...]  weights alone, in ONNX Runtime without optimisation of answers
 
-Calibrated on each k-th sample, tested on all others (CIFAR and MNIST: every third of them).
+Calibrated on each k-th sample from the first (NETWORK@N: from N) on, tested on all others (CIFAR and MNIST: every third
+of them). Limits are kept on the calibration samples alone.
 """
 
 from __future__ import annotations
@@ -49,6 +51,16 @@ FORMS: dict[str, tuple[bool, dict[str, Any]]] = {
     "int4 weights, int8 activations, rounding alone": (True, {"precision": "int4", **_ALONE}),
     "int4 weights, int8 activations": (True, {"precision": "int4"}),
 }
+# Limits on the answers to the calibration samples, without labels: a drop is one of agreement.
+LIMITS: dict[str, tuple[bool, dict[str, Any]]] = {
+    "int8": (True, {"precision": "int8"}),
+    "int4, the smallest layers int8": (True, {"precision": "int4"}),
+    "int4, --max-drop 2": (True, {"precision": "int4", "max_drop": 2.0}),
+    "int4, --min-agreement 0.99": (True, {"precision": "int4", "min_agreement": 0.99}),
+    "int4, --min-sqnr 14": (True, {"precision": "int4", "min_sqnr": 14.0}),
+    "int4, --min-sqnr 18": (True, {"precision": "int4", "min_sqnr": 18.0}),
+    "int4, --min-sqnr 22": (True, {"precision": "int4", "min_sqnr": 22.0}),
+}
 
 
 def widest(node: ir.Node, array: Array) -> QuantParams:
@@ -91,41 +103,42 @@ METHODS: dict[str, tuple[Callable[[ir.Node, Array], QuantParams], Callable[[Quan
 }
 
 
-def test_data(network: Network, model: ir.Model) -> tuple[Array, Dataset, Array | None]:
+def test_data(network: Network, model: ir.Model, first: int) -> tuple[Array, Dataset, Array | None]:
     """Calibration samples, test data, its labels."""
-    calibration, test, labels = network.split()
+    calibration, test, labels = network.split(first)
     every = 3 if len(test) > 1000 else 1
     test, labels = test[::every], None if labels is None else labels[::every]
     return calibration, open_dataset(test, input_specs(model), labels=labels), labels
 
 
-def artifacts(network: Network) -> None:
+def artifacts(network: Network, first: int, forms: dict[str, tuple[bool, dict[str, Any]]]) -> None:
     """Prints a row a form and format."""
+    title = f"{network.name}@{first}" if first else network.name
     model = load(network.path, input_shape=network.input_shape or None)
-    calibration, data, labels = test_data(network, model)
+    calibration, data, labels = test_data(network, model, first)
     reference = OrtRunner.from_model(model)
     classes = class_outputs(model)
-    for name, (calibrated, words) in FORMS.items():
+    for name, (calibrated, words) in forms.items():
         with tempfile.TemporaryDirectory() as folder:
             try:
                 result = edgecc.compile(
                     network.path, data=calibration if calibrated else None, input_shape=network.input_shape or None,
-                    no_verify=True, no_profile=True, output=Path(folder) / "out", **words,
+                    no_verify=forms is FORMS, no_profile=True, output=Path(folder) / "out", **words,
                 )  # fmt: skip
             except edgecc.EdgeccError as error:
-                print(f"| {network.name} | {name} | {error.message} | | | | | |")
+                print(f"| {title} | {name} | {error.message} | | | | | |")
                 continue
             runners = {f: open_candidate(a, like=reference) for f, a in result.artifacts.items()}
             found = compare_all(reference, runners, data, classes=classes, labels=labels)
             for form, fidelity in found.items():
                 size = f"{result.artifacts[form].size / 1e6:.2f} MB"
-                print(_row(network.name, name, form, size, fidelity), flush=True)
+                print(_row(title, name, form, size, fidelity), flush=True)
 
 
-def weights(network: Network) -> None:
+def weights(network: Network, first: int) -> None:
     """Prints a row a method."""
     model = load(network.path, input_shape=network.input_shape or None)
-    _, data, labels = test_data(network, model)
+    _, data, labels = test_data(network, model, first)
     device = target("arm")
     pipeline = Pipeline(float_passes(device, CompileOptions()))
     floats, _ = pipeline.run(model, PassContext(target=device, check=False))
@@ -169,11 +182,15 @@ def _row(network: str, name: str, form: str, size: str, fidelity: Any) -> str:
 def main() -> None:
     """Measures the networks named on the command line, or four."""
     names = [a for a in sys.argv[1:] if not a.startswith("--")] or DEFAULT
-    measure = weights if "--weights" in sys.argv else artifacts
+    forms = LIMITS if "--limits" in sys.argv else FORMS
     print("| network | form | file | size | float top-1 | top-1 | agreement | SQNR dB |")
     print("|---|---|---|---|---|---|---|---|")
-    for name in names:
-        measure(NETWORKS[name])
+    for text in names:
+        name, _, first = text.partition("@")
+        if "--weights" in sys.argv:
+            weights(NETWORKS[name], int(first or 0))
+        else:
+            artifacts(NETWORKS[name], int(first or 0), forms)
 
 
 if __name__ == "__main__":

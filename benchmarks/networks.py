@@ -90,10 +90,10 @@ class Network:
         """Of the ONNX file."""
         return SHARED / "models" / f"{self.name}.onnx"
 
-    def split(self) -> tuple[Array, Array, Array | None]:
-        """Calibration samples, test samples, test labels."""
+    def split(self, first: int = 0) -> tuple[Array, Array, Array | None]:
+        """Calibration samples (from `first` on), test samples, test labels."""
         x, y = self.load()
-        chosen = np.arange(0, len(x), max(self.every, len(x) // self.most))[: self.most]
+        chosen = np.arange(first, len(x), max(self.every, len(x) // self.most))[: self.most]
         rest = np.setdiff1d(np.arange(len(x)), chosen)
         return x[chosen], x[rest], None if y is None else y[rest]
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -134,7 +135,7 @@ class _Compilation:
             self.warnings.append(resolve.carried_note(self.carried, self.precision, kept=self.kept))
         elif options.precision is None and self.precision == "dynamic":
             self.warnings.append(resolve.DYNAMIC_REMEDY)
-        self.searched = self.precision == "mixed" and self.given_plan is None and resolve.limited(options)
+        self.searched = resolve.searched(options, self.precision)
         self.data, self.eval_data = resolve.datasets(options, self.original, self.warnings)
 
     def run(self) -> CompileResult:
@@ -156,7 +157,7 @@ class _Compilation:
             floats = constants.restore(floats, plan.constants, plan.tensors)
         if plan is not None and fresh:
             with self._stage("round weights"):
-                rounded = self._run(Pipeline(planned_passes(self.precision, self.options)), floats, plan)
+                rounded = self._rounded(floats, plan)
             plan, floats = self._meet(plan, floats, rounded) if self.searched else (plan, rounded)
             del rounded
             plan = replace(plan, constants=constants.changed(planned_from, floats, plan))
@@ -230,8 +231,9 @@ class _Compilation:
                 precision=self.precision,  # type: ignore[arg-type]
                 per_channel=self.target.per_channel,
                 precisions=pins,
+                spare=not self.searched,
             )
-            if self.searched:
+            if self.searched and self.precision == "mixed":
                 return plan
             plan, remark = weigh(
                 plan, floats, self.formats[0], self.target.cost,  # type: ignore[arg-type]
@@ -248,9 +250,13 @@ class _Compilation:
             found, model, told = meet(
                 plan, floats, rounded, original=self.original, target=self.target, options=self.options,
                 formats=self.formats, data=self.data, eval_data=self.eval_data, write=self._trial,
+                rounding=partial(self._rounded, floats),
             )  # fmt: skip
         self.warnings.append(told)
         return found, model
+
+    def _rounded(self, floats: ir.Model, plan: QuantPlan) -> ir.Model:
+        return self._run(Pipeline(planned_passes(self.precision, self.options)), floats, plan)
 
     def _trial(self, floats: ir.Model, plan: QuantPlan, form: str) -> Artifact:
         """As `_lower`; the report tells nothing of it."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgecc import ir
 from edgecc.artifact import Artifact
 from edgecc.errors import FidelityError, ModelError
 from edgecc.limits import check_limits, class_outputs
-from edgecc.quant.constants import rounded_where_stored
+from edgecc.quant.constants import rounded_to_widths, rounded_where_stored
 from edgecc.quant.search import Found, Outcome, cheapest
+from edgecc.quant.stored_weights import wider_weights
 
 if TYPE_CHECKING:
     from edgecc.calibration.dataset import Dataset
     from edgecc.fidelity import Fidelity
     from edgecc.options import CompileOptions
+    from edgecc.quant.budget import Choice
     from edgecc.quant.plan import QuantPlan
     from edgecc.quant.rules import Runtime
     from edgecc.target import Target
@@ -35,8 +38,7 @@ class Trials:
     """Measures plans by the files that they make.
 
     Attributes:
-        floats: the float network.
-        rounded: the same with the weights that nodes have in integers.
+        network: the network with the weights that nodes have under a plan.
         write: makes the artifact of a format.
         formats: to be tried.
         options: with the limits.
@@ -45,18 +47,13 @@ class Trials:
         classes: outputs that are classes.
     """
 
-    floats: ir.Model
-    rounded: ir.Model
+    network: Callable[[QuantPlan], ir.Model]
     write: Write
     formats: Sequence[str]
     options: CompileOptions
     reference: Recorded
     dataset: Dataset
     classes: frozenset[str]
-
-    def network(self, plan: QuantPlan) -> ir.Model:
-        """The network with the weights that nodes have under a plan."""
-        return rounded_where_stored(self.floats, self.rounded, plan)
 
     def __call__(self, plan: QuantPlan) -> Outcome:
         """Whether every format's file keeps the limits."""
@@ -100,11 +97,12 @@ def meet(
     data: Dataset,
     eval_data: Dataset,
     write: Write,
+    rounding: Callable[[QuantPlan], ir.Model],
 ) -> tuple[QuantPlan, ir.Model, str]:
     """The plan, the network to write by it, and what the search has to say.
 
     Args:
-        plan: mixed, everything in integers but what is pinned.
+        plan: mixed, everything in integers but what is pinned; or int4, all weights in it that may be.
         floats: the float network that it was made for.
         rounded: the same after the passes that round weights.
         original: the network as it came, whose answers count.
@@ -114,12 +112,13 @@ def meet(
         data: calibration data, some of which noise is probed on.
         eval_data: what the limits are measured on.
         write: makes the artifact of a format.
+        rounding: runs the passes that round weights for a plan.
 
     Raises:
         UsageError: a limit on classes, but no output is classes.
     """
     from edgecc.calibration.moments import spread
-    from edgecc.quant.budget import choices
+    from edgecc.quant.budget import choices, weight_choice
     from edgecc.quant.sensitivity import noise_sources
     from edgecc.runtime.ort import OrtRunner
     from edgecc.turns import Recorded
@@ -133,19 +132,28 @@ def meet(
         rounded=rounded,
         threads=threads,
     )
-    problems = choices(floats, plan, sources, target.cost, runtime=runtime, ports=integers)
+    network: Callable[[QuantPlan], ir.Model]
+    problems: Sequence[Choice]
+    if plan.precision == "int4":
+        wide = wider_weights(floats, plan)
+        again = rounding(replace(plan, tensors={**plan.tensors, **wide}))
+        network = partial(rounded_to_widths, rounded, again)
+        problems = [weight_choice(floats, plan, wide, sources)]
+    else:
+        network = partial(rounded_where_stored, floats, rounded)
+        problems = choices(floats, plan, sources, target.cost, runtime=runtime, ports=integers)
     reference = Recorded(OrtRunner.from_model(original, threads=threads), eval_data)
-    trials = Trials(
-        floats, rounded, write, formats, options, reference, eval_data, frozenset(class_outputs(original))
-    )
+    trials = Trials(network, write, formats, options, reference, eval_data, class_outputs(original))
     wanted = None if options.min_sqnr is None else 10 ** (-options.min_sqnr / 10)
     found = cheapest(problems, trials, wanted=wanted)
     chosen = found.plan
+    if plan.precision == "int4":
+        return chosen, network(chosen), _told_of_weights(found)
     if found.outcome.met and "fp16" in target.precisions:
         halved = _halved(chosen, floats)
         if halved.precisions != chosen.precisions and trials(halved).met:
             chosen = halved
-    return chosen, trials.network(chosen), _told(found, chosen)
+    return chosen, network(chosen), _told(found, chosen)
 
 
 def _halved(plan: QuantPlan, model: ir.Model) -> QuantPlan:
@@ -166,10 +174,29 @@ def _told(found: Found, plan: QuantPlan) -> str:
     raised, units = len(chosen.raised), len(choice.units)
     least, most = choice.assignment(()).cost, choice.assignment(choice.free).cost
     kinds = " and ".join(sorted({plan.precision_of(n) for n in chosen.raised})) or "anything wider"
-    shares = sorted(choice.shares(), key=lambda pair: -pair[1])[:_NAMED]
     return (
         f"{units - raised} of {units} operators compute in integers, {raised} in {kinds}; by the target's numbers they"
         f" take {chosen.cost / max(least, 1e-30):.2f} times as long as all in integers and"
         f" {chosen.cost / max(most, 1e-30):.2f} times as long as none (trials: {found.trials}). Most noise, all in"
-        f" int8, comes from {', '.join(f'{name} ({share:.0%})' for name, share in shares)}"
+        f" int8, comes from {_loudest(choice)}"
     )
+
+
+def _told_of_weights(found: Found) -> str:
+    choice, chosen = found.choice, found.chosen
+    least, most = choice.assignment(()).cost, choice.assignment(choice.free).cost
+    return (
+        f"{len(choice.units) - len(chosen.raised)} of {len(choice.units)} layers that may have int4 weights have them,"
+        f" {len(chosen.raised)} have int8; these take {_megabytes(chosen.cost)} instead of {_megabytes(least)} all in"
+        f" int4 and {_megabytes(most)} all in int8 (trials: {found.trials}). Most noise, all in int4, comes from"
+        f" {_loudest(choice)}"
+    )
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.3g} MB"
+
+
+def _loudest(choice: Choice) -> str:
+    shares = sorted(choice.shares(), key=lambda pair: -pair[1])[:_NAMED]
+    return ", ".join(f"{name} ({share:.0%})" for name, share in shares)

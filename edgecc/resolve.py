@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Samples of --random-data: ranges of a network on noise mean little, and more of it would not help.
 _RANDOM_CALIBRATION = 16
 QUANTIZED = ("int8", "int16x8", "mixed")
+SEARCHED = ("mixed", "int4")
 DYNAMIC_REMEDY = (
     "no calibration data: weights are int8, activations stay float; give --data for int8 throughout"
 )
@@ -91,9 +92,10 @@ def calibrated(options: CompileOptions, found: str) -> bool:
     return found in QUANTIZED or (found == "int4" and given)
 
 
-def limited(options: CompileOptions) -> bool:
-    """Whether there is a limit on the answers."""
-    return any(v is not None for v in (options.min_agreement, options.min_sqnr, options.max_drop))
+def searched(options: CompileOptions, found: str) -> bool:
+    """Whether precisions are to be chosen by what the limits on the answers leave room for."""
+    limited = any(v is not None for v in (options.min_agreement, options.min_sqnr, options.max_drop))
+    return limited and found in SEARCHED and options.plan is None and calibrated(options, found)
 
 
 def carried_note(carried: Carried, found: str, *, kept: bool) -> str:

@@ -68,11 +68,13 @@ class InsertQDQ(Pass):
 
 
 def _wider(node: ir.Node, plan: QuantPlan) -> str | None:
-    """Why the weights of a node that the plan gives int4 are int8."""
-    weight = rules.weight_of(node)
-    if plan.precision_of(node) != "int4" or weight is None or plan.tensors[str(weight.name)].dtype == "int4":
+    """Why the weights of a node are int8 under an int4 plan."""
+    weight, chosen = rules.weight_of(node), plan.precisions.get(ir.label(node))
+    asked = plan.precision_of(node) == "int4" or (plan.precision == "int4" and chosen == "int8")
+    if not asked or weight is None or plan.tensors[str(weight.name)].dtype == "int4":
         return None
-    return f"its weights are int8: {int4.objection(node, 'int8') or int4.SPARED}"
+    why = int4.NOISY if chosen == "int8" else int4.SPARED
+    return f"its weights are int8: {int4.objection(node, 'int8') or why}"
 
 
 class _Writer(QdqWriter):

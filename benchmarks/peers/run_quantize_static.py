@@ -1,4 +1,4 @@
-"""onnxruntime's quantize_static: FLOAT.onnx CALIBRATION.npy OUT.onnx (QDQ, S8S8, per channel, min-max)."""
+"""onnxruntime's quantize_static: FLOAT.onnx CALIBRATION.npy OUT.onnx (QDQ, S8S8, min-max) [tensor: not per channel]."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-source, calibration, target = sys.argv[1:]
+source, calibration, target, *words = sys.argv[1:]
 name = onnx.load(source, load_external_data=False).graph.input[0].name
 
 
@@ -27,7 +27,7 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
 prepared = f"{target}.prepared.onnx"
 quant_pre_process(source, prepared, skip_symbolic_shape=True)
 quantize_static(
-    prepared, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+    prepared, target, Reader(), quant_format=QuantFormat.QDQ, per_channel="tensor" not in words,
     activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
 )  # fmt: skip
 Path(prepared).unlink()

@@ -2,13 +2,14 @@
 
 Cost and noise of an assignment are weighed as cost + price * noise. What is best at some price is the lower hull of all
 assignments; trials on data tell which of them is faithful enough, and the last steps between two of the hull are
-taken unit by unit.
+taken unit by unit. Costs are cycles of the target, or bytes where all that is chosen is the width of weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from edgecc.analysis.cost import cycles
 from edgecc.analysis.two_labels import TwoLabels
 from edgecc.quant import NodePrecision, rules
 from edgecc.quant.islands import DEARER, FLOAT, INTEGER, cut_problem, reasoned
+from edgecc.quant.params import QuantParams
 from edgecc.quant.sensitivity import Source
 from edgecc.quant.units import REAL, integer_units, unit_outputs
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 NOISY = "in int8 it would err more than the limits on the answers leave room for"
 _QUIET = ("quiet",)
+# Wider precision -> what errs in it still: weights (True), or activations (False). Else nothing does.
+_ERRS = {"int16x8": True, "int8": False}
 # Assignments whose noise differs by less (0.2 dB) have none looked for between them.
 _NEAR = 1.05
 
@@ -37,7 +41,7 @@ class Assignment:
 
     Attributes:
         raised: in the order of the graph.
-        cost: cycles of the whole, as the target's numbers say.
+        cost: of the whole: cycles, as the target's numbers say, or bytes of weights.
         noise: predicted power at the outputs, as a share of theirs, weighted by output.
         worst: that of the output with most.
     """
@@ -58,31 +62,24 @@ class Choice:
         model: the float network.
         plan: everything in integers but what is pinned.
         sources: of noise.
-        rates: of the target.
+        problem: costs of units: label 0 is raised, 1 is the plan's.
         wider: what each unit becomes when it is raised.
         units: operators with an integer kernel.
         pinned: units that keep their precision.
-        ports: whether inputs and outputs of the network are integers.
+        tensors: parameters of weights that are others when their unit is raised, by name.
     """
 
     model: ir.Model
     plan: QuantPlan
     sources: Sequence[Source]
-    rates: CostSpec
+    problem: TwoLabels = field(repr=False)
     wider: Mapping[ir.Node, NodePrecision]
     units: tuple[ir.Node, ...]
     pinned: frozenset[ir.Node] = frozenset()
-    ports: bool = False
-    _problem: TwoLabels = field(init=False, repr=False)
+    tensors: Mapping[str, QuantParams] = field(default_factory=dict, repr=False)
     _weights: ir.Array = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        precisions = {node: self.plan.precision_of(node) for node in self.units}
-        ports = INTEGER if self.ports else FLOAT
-        problem = cut_problem(self.model, self.units, precisions, self.rates, ports=ports, wider=self.wider)
-        for node in self.pinned:
-            problem.pin(node, INTEGER)
-        object.__setattr__(self, "_problem", problem)
         everything = np.sum([s.noise for s in self.sources], axis=0) if self.sources else np.zeros(1)
         object.__setattr__(self, "_weights", everything / max(everything.max(), 1e-30))
 
@@ -94,7 +91,7 @@ class Choice:
     def assignment(self, raised: Collection[ir.Node]) -> Assignment:
         """What raising these units comes to."""
         chosen = set(raised)
-        labels = {v: self._problem.pins.get(v, INTEGER) for v in self._problem.costs}
+        labels = {v: self.problem.pins.get(v, INTEGER) for v in self.problem.costs}
         labels.update(dict.fromkeys(chosen, FLOAT))
         noise = np.zeros(len(self._weights))
         for source in self.sources:
@@ -102,12 +99,12 @@ class Choice:
                 noise += source.noise
         ordered = tuple(n for n in self.units if n in chosen)
         return Assignment(
-            ordered, self._problem.total(labels), float(noise @ self._weights), float(noise.max())
+            ordered, self.problem.total(labels), float(noise @ self._weights), float(noise.max())
         )
 
     def at(self, price: float) -> Assignment:
         """The assignment of least cost + price * noise."""
-        weighed = TwoLabels(dict(self._problem.costs), dict(self._problem.pins), list(self._problem.values))
+        weighed = TwoLabels(dict(self.problem.costs), dict(self.problem.pins), list(self.problem.values))
         weighed.pin(_QUIET, FLOAT)
         for source in self.sources:
             paid = price * float(np.dot(source.noise, self._weights))
@@ -168,7 +165,14 @@ class Choice:
         reasons = {**self.plan.kept_float, **reasoned([n for n in real if n in cheaper], DEARER)}
         reasons |= reasoned([n for n in real if n not in cheaper], NOISY)
         labelled: dict[str, NodePrecision] = {ir.label(n): p for n, p in precisions.items()}
-        return replace(self.plan, precisions={**self.plan.precisions, **labelled}, kept_float=reasons)
+        weights = {str(w.name) for n in raised if (w := rules.weight_of(n)) is not None}
+        stored = {name: params for name, params in self.tensors.items() if name in weights}
+        return replace(
+            self.plan,
+            precisions={**self.plan.precisions, **labelled},
+            kept_float=reasons,
+            tensors={**self.plan.tensors, **stored},
+        )
 
     @property
     def free(self) -> tuple[ir.Node, ...]:
@@ -177,7 +181,7 @@ class Choice:
 
     def _noisy(self, source: Source, node: ir.Node, raised: bool) -> bool:
         """Whether a unit brings noise: int16 activations have no steps to speak of, but int8 weights."""
-        return not raised or (source.weights and self.wider[node] == "int16x8")
+        return not raised or _ERRS.get(self.wider[node]) is source.weights
 
 
 def choices(
@@ -206,8 +210,47 @@ def choices(
         **real,
         **{n: "int16x8" for n in units if _wide_is_less(n, runtime, rates)},
     }
-    every = [real] if wide == real else [real, wide]
-    return [Choice(model, plan, sources, rates, wider, units, pinned, ports) for wider in every]
+    precisions = {node: plan.precision_of(node) for node in units}
+    found = []
+    for wider in [real] if wide == real else [real, wide]:
+        problem = cut_problem(model, units, precisions, rates, ports=INTEGER if ports else FLOAT, wider=wider)
+        for node in pinned:
+            problem.pin(node, INTEGER)
+        found.append(Choice(model, plan, sources, problem, wider, units, pinned))
+    return found
+
+
+def weight_choice(
+    model: ir.Model, plan: QuantPlan, wide: Mapping[str, QuantParams], sources: Sequence[Source]
+) -> Choice:
+    """The problem of which weights take 8 bits instead of 4: what costs is their bytes.
+
+    Noise of int8 weights, a hundredth of that of int4 ones, is not counted.
+
+    Args:
+        model: the float network.
+        plan: everything that may be in int4 is.
+        wide: the int8 parameters of those weights, by name.
+        sources: of noise under the plan.
+    """
+    owners: dict[str, ir.Node] = {}  # a matrix that several nodes read is the first one's
+    problem = TwoLabels()
+    for node in model.graph:
+        weight = rules.weight_of(node)
+        if weight is not None and weight.name in wide and str(weight.name) not in owners:
+            owners[str(weight.name)] = node
+            size = prod(ir.static_dims(weight))
+            problem.add(node, size, (size + 1) // 2)
+    owned = [replace(s, nodes=tuple(_owner(n, owners) for n in s.nodes)) for s in sources]
+    units = tuple(owners.values())
+    everyone = {n for s in owned for n in s.nodes}
+    wider: dict[ir.Node, NodePrecision] = dict.fromkeys((*units, *everyone), "int8")
+    return Choice(model, plan, owned, problem, wider, units, frozenset(everyone.difference(units)), wide)
+
+
+def _owner(node: ir.Node, owners: Mapping[str, ir.Node]) -> ir.Node:
+    weight = rules.weight_of(node)
+    return node if weight is None else owners.get(str(weight.name), node)
 
 
 def _wide_is_less(node: ir.Node, runtime: rules.Runtime, rates: CostSpec) -> bool:

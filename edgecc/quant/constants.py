@@ -75,6 +75,25 @@ def rounded_where_stored(before: ir.Model, after: ir.Model, plan: QuantPlan) -> 
     return model
 
 
+def rounded_to_widths(narrow: ir.Model, wide: ir.Model, plan: QuantPlan) -> ir.Model:
+    """A copy of the network in which every layer has its weights and bias as rounded for the width that it has.
+
+    Args:
+        narrow: the network after passes that rounded weights, those that may be in int4 for int4.
+        wide: the same with those rounded for int8.
+        plan: the width of each.
+    """
+    model = narrow.clone()
+    for node in model.graph:
+        weight = rules.weight_of(node)
+        if weight is None or plan.tensors[str(weight.name)].dtype == "int4":
+            continue
+        for value in (weight, rules.bias_of(node)):
+            if value is not None:
+                value.const_value = wide.graph.initializers[str(value.name)].const_value
+    return model
+
+
 def _stored(model: ir.Model, plan: QuantPlan) -> set[ir.Value]:
     """The weights that all their readers hold as int8 or int4 with the plan's parameters, in every runtime."""
     served = [set(integer_units(model, runtime, plan)[0]) for runtime in get_args(rules.Runtime)]

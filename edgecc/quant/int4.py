@@ -22,6 +22,9 @@ from edgecc.quant.weight_scales import sum_preserving
 # (27 of 50 layers); 10.4 at 0.1 and 11.2 at 0.2, where small networks lose much of what int4 saves.
 _SPARED = 0.05
 SPARED = f"it is one of the smallest layers, which together hold {_SPARED:.0%} of the weights"
+NOISY = (
+    "in int4 they would err more than the limits on the answers leave room for, or it was asked for by name"
+)
 # LiteRT's XNNPACK takes multiples of 32, ONNX Runtime 1.31 powers of two up to 256.
 BLOCK_SIZES = (32, 64, 128, 256)
 # Below this LiteRT's built-in kernel answers wrongly in blocks.

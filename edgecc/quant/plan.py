@@ -15,8 +15,9 @@ from edgecc.errors import ModelError, UnsupportedError, UsageError
 from edgecc.quant import NodePrecision, int4, rules
 from edgecc.quant.groups import Range, stored_values
 from edgecc.quant.islands import lazy
-from edgecc.quant.params import DType, QuantParams, from_range, from_weights
+from edgecc.quant.params import DType, QuantParams, from_range
 from edgecc.quant.rules import Runtime
+from edgecc.quant.stored_weights import room_for_bias, weight_tensors
 from edgecc.quant.units import Width, integer_units, is_wide, width
 
 if TYPE_CHECKING:
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from edgecc.target import Target
 
 Precision = Literal["int8", "int16x8", "int4", "mixed"]
-
-# A bias is stored in int32 with scale s_in * s_w and begins an int32 sum. Where it would exceed this, the
-# channel's weight scale is widened: its weights are negligible beside its bias.
-_BIAS_LIMIT = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ class QuantPlan:
             name, source = str(weight.name), node.inputs[0]
             params = weights.get(name, self.tensors.get(name))
             if params is not None and widths.get(node) == "int16" and source is not None:
-                params = _room_for_bias(node, params, plan.stored(str(source.name), "int16"))
+                params = room_for_bias(node, params, plan.stored(str(source.name), "int16"))
             if params is not None:
                 weights[name] = params
         return replace(plan, tensors={**tensors, **weights})
@@ -202,6 +199,7 @@ def make_plan(
     per_channel: bool = True,
     keep_float: Mapping[str, str] | None = None,
     precisions: Mapping[str, NodePrecision] | None = None,
+    spare: bool = True,
 ) -> QuantPlan:
     """The plan that no runtime has specialised yet.
 
@@ -212,6 +210,7 @@ def make_plan(
         per_channel: one weight scale an output channel, or one a tensor.
         keep_float: nodes not to quantize, with the reason.
         precisions: of nodes, by label, where it is not `precision`.
+        spare: int4 leaves the smallest layers, which err most, in int8 (int4.spared).
 
     Raises:
         UsageError: an activation has no finite range.
@@ -235,42 +234,13 @@ def make_plan(
     dtype: DType = "int16" if precision == "int16x8" else "int8"
     ranges = {**statistics.ranges, **(statistics.extremes if dtype == "int16" else {})}
     tensors = {name: from_range(low, high, dtype) for name, (low, high) in ranges.items()}
-    spared = int4.spared(model) if precision == "int4" else set()
-    for node in model.graph:
-        weight = rules.weight_of(node)
-        if weight is None:
-            continue
-        array = ir.constant(weight)
-        assert array is not None
-        wanted = (precisions or {}).get(ir.label(node), "int8" if node in spared else precision)
-        params = _weight_params(node, array, per_channel=per_channel, narrow=wanted == "int4")
-        name, source = str(weight.name), node.inputs[0]
-        if name in tensors and tensors[name].axis != params.axis:
-            continue  # one matrix used in two ways: see integer_units
-        if name in tensors and tensors[name].dtype != params.dtype:  # one reader takes no int4
-            params = next(p for p in (params, tensors[name]) if p.dtype == "int8")
-        elif name in tensors:
-            params = replace(params, scale=np.maximum(params.scale, tensors[name].scale))
-        if source is not None and source.name in tensors:
-            params = _room_for_bias(node, params, tensors[source.name])
-        tensors[name] = params
+    spared = int4.spared(model) if precision == "int4" and spare else set()
+
+    def narrow(node: ir.Node) -> bool:
+        return (precisions or {}).get(ir.label(node), "int8" if node in spared else precision) == "int4"
+
+    tensors |= weight_tensors(model, tensors, narrow, per_channel=per_channel)
     return QuantPlan(
         precision, dict(statistics.ranges), tensors, dict(keep_float or {}),
         precisions=dict(precisions or {}), extremes=dict(statistics.extremes),
     )  # fmt: skip
-
-
-def _weight_params(node: ir.Node, array: ir.Array, *, per_channel: bool, narrow: bool) -> QuantParams:
-    """int4 where that is wanted and the node takes it, else int8."""
-    axis = rules.channel_axis(node) if per_channel else None
-    return from_weights(array, axis, "int4" if narrow and int4.objection(node, "int8") is None else "int8")
-
-
-def _room_for_bias(node: ir.Node, weight: QuantParams, source: QuantParams) -> QuantParams:
-    bias = ir.constant(rules.bias_of(node))
-    if bias is None:
-        return weight
-    needed = np.abs(bias.astype(np.float64).reshape(-1)) / (float(source.scale[0]) * _BIAS_LIMIT)
-    if weight.axis is None or needed.size != weight.scale.size:
-        needed = np.full(weight.scale.size, needed.max(initial=0.0))
-    return replace(weight, scale=np.maximum(weight.scale, needed.astype(np.float32)))
