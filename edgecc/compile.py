@@ -16,6 +16,7 @@ from edgecc.artifact import Artifact
 from edgecc.collection import rare_collections
 from edgecc.errors import EdgeccError
 from edgecc.importer import load
+from edgecc.limits import FLOAT32
 from edgecc.onnxfile import serialize
 from edgecc.options import CompileOptions, make_options
 from edgecc.pipeline import PassContext, Pipeline, PipelineLog
@@ -147,6 +148,9 @@ class _Compilation:
             if self.carried is not None and not self.kept:  # from here on, that is the original
                 self.original = self._run(Pipeline(unquantizing_passes()), self.original)
             floats = self._run(self.passes, self.original)
+        # What approximate passes left is what a float32 artifact must equal.
+        approximate = any(r.rewritten and not r.exact for r in self.log.records)
+        left = floats if approximate and self.precision in FLOAT32 else None
         planned_from = floats
         fresh = self.data is not None and self.given_plan is None and not self.kept
         if fresh and resolve.calibrated(self.options, self.precision):
@@ -172,11 +176,12 @@ class _Compilation:
             self.warnings += [
                 f"{self._file(form)}: {text}" for text in artifacts[form].notes.get("remarks", ())
             ]
-        fidelities = self._verify(artifacts)
+        fidelities, lowered = self._verify(artifacts, left)
         profiles, before = self._profile(artifacts)
         failure = verdict(
             self.options, self.precision, floats,
             {self._file(f): (a, fidelities.get(f), profiles.get(f)) for f, a in artifacts.items()},
+            {self._file(f): fidelity for f, fidelity in lowered.items()},
         )  # fmt: skip
         del floats, planned_from  # writing needs memory, too
         ir.release(self.original)
@@ -285,9 +290,12 @@ class _Compilation:
 
         return export(model, precision=self.precision, target=self.target.name)
 
-    def _verify(self, artifacts: Mapping[str, Artifact]) -> dict[str, Fidelity]:
+    def _verify(
+        self, artifacts: Mapping[str, Artifact], left: ir.Model | None
+    ) -> tuple[dict[str, Fidelity], dict[str, Fidelity]]:
+        """Against the original, and against what approximate passes left of it, where that must be equal."""
         if self.options.no_verify:
-            return {}
+            return {}, {}
         from edgecc.turns import Recorded, reference_runner
         from edgecc.verify import class_outputs, compare_all, compare_layers, open_candidate, weigh_rounding
 
@@ -299,11 +307,15 @@ class _Compilation:
             )
             classes = class_outputs(self.original)
             compared: dict[str, Fidelity] = {}
+            lowered: dict[str, Fidelity] = {}
             alone = [{form: artifact} for form, artifact in artifacts.items()]
             for group in alone if isinstance(reference, Recorded) else [artifacts]:
                 runners = {f: open_candidate(a, like=reference, threads=threads) for f, a in group.items()}
                 self.arenas |= {f: getattr(runner, "arena_bytes", None) for f, runner in runners.items()}
                 compared |= compare_all(reference, runners, self.eval_data, classes=classes)
+                if left is not None:
+                    again = reference_runner(left, self.eval_data, threads=threads)
+                    lowered |= compare_all(again, runners, self.eval_data, classes=classes)
                 del runners
             found = {
                 form: weigh_rounding(f, self.precision, self.original, self.eval_data, threads=threads)
@@ -315,7 +327,10 @@ class _Compilation:
                         self.original, artifact, self.eval_data, like=reference, threads=threads
                     )
                     found[form] = replace(found[form], layers=layers)
-        return found
+            if left is not None:
+                for form, f in lowered.items():
+                    lowered[form] = weigh_rounding(f, self.precision, left, self.eval_data, threads=threads)
+        return found, lowered
 
     def _profile(self, artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Profile], Profile | None]:
         if self.options.no_profile:

@@ -21,6 +21,7 @@ def verdict(
     precision: str,
     model: ir.Model,
     files: Mapping[str, tuple[Artifact, Fidelity | None, Profile | None]],
+    lowered: Mapping[str, Fidelity],
 ) -> EdgeccError | None:
     """The first limit or budget that is not kept, None where all are.
 
@@ -29,16 +30,20 @@ def verdict(
         precision: of the artifacts.
         model: the float network after the passes.
         files: artifact, fidelity and timing by file name.
+        lowered: against what approximate passes left of the network, of the files that must equal that.
     """
     from edgecc.limits import check_limits
 
     try:
         for name, (_, fidelity, _) in files.items():
             if fidelity is not None:
+                own = "approximate" if name in lowered else precision
                 check_limits(
-                    fidelity, precision=precision, min_agreement=options.min_agreement,
+                    fidelity, precision=own, min_agreement=options.min_agreement,
                     min_sqnr=options.min_sqnr, max_drop=options.max_drop, artifact=name,
                 )  # fmt: skip
+        for name, fidelity in lowered.items():
+            check_limits(fidelity, precision=precision, artifact=name)
         check_budgets(options, model, {name: (a, p) for name, (a, _, p) in files.items()})
     except (FidelityError, BudgetError) as error:
         return error
