@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -89,7 +90,7 @@ def sites(model: ir.Model, operators: tuple[str, ...], tally: rw.Tally) -> Itera
 def _site(index: int, node: ir.Node) -> Site | str | None:
     if node.op_type == "MatMul" and ir.constant(node.inputs[1]) is None:
         return None  # a product of two values is no layer
-    layer = _layer(node)
+    layer = layer_of(node)
     if not isinstance(layer, Layer):
         return layer or "it is no layer with constant weights"
     if mo.groups(node) > 1:
@@ -105,12 +106,12 @@ def _site(index: int, node: ir.Node) -> Site | str | None:
         return "the shapes of what it reads and writes are not known"
     if (reason := _product(layer)) is not None:
         return reason
-    rows = _rows(layer) * layer.weight_scale
+    rows = rows_of(layer)
     return Site(index, layer, rows, macs(node) // rows.size)
 
 
-def _layer(node: ir.Node) -> Layer | str | None:
-    """With the Add of its bias, where it has one."""
+def layer_of(node: ir.Node) -> Layer | str | None:
+    """The layer whose weights a node holds, with the Add of its bias where it has one; as `layer_that_computes`."""
     out = node.outputs[0]
     reader = ir.single_consumer(out)
     if node.op_type == "MatMul" and reader is not None and rw.is_op(reader, "Add"):
@@ -123,10 +124,12 @@ def _layer(node: ir.Node) -> Layer | str | None:
 def _product(layer: Layer) -> str | None:
     """Why a layer that is a factor of a matrix of low rank already is not split again."""
     reader = ir.single_consumer(layer.out)
-    pairs = [(layer, _layer(reader))] if rw.is_op(reader, *SPLIT) and reader is not None else []
+    pairs: list[tuple[Layer | str | None, Layer | str | None]] = []
+    if reader is not None and rw.is_op(reader, *SPLIT):
+        pairs.append((layer, layer_of(reader)))
     source = layer.node.inputs[0]
     if source is not None and ir.single_consumer(source) is layer.node:
-        pairs.append((_found(source), layer))  # type: ignore[arg-type]
+        pairs.append((layer_that_computes(source), layer))
     for first, second in pairs:
         if not isinstance(first, Layer) or not isinstance(second, Layer):
             continue
@@ -138,15 +141,12 @@ def _product(layer: Layer) -> str | None:
     return None
 
 
-def _found(value: ir.Value) -> Layer | str | None:
-    return None if value.producer() is None else layer_that_computes(value)
-
-
-def _rows(layer: Layer) -> Array:
+def rows_of(layer: Layer) -> Array:
+    """The weights as they multiply inputs: (out, fan_in) float64, groups of a Conv one after the other."""
     weight = layer.weight.astype(np.float64)
     if layer.node.op_type == "Conv":
         return weight.reshape(len(weight), -1)
-    return weight if ir.attribute(layer.node, "transB", 0) else weight.T
+    return (weight if ir.attribute(layer.node, "transB", 0) else weight.T) * layer.weight_scale
 
 
 @dataclass(frozen=True)
@@ -162,68 +162,73 @@ class Factor:
 
     weight: Array
     bias: Array | None
-    attributes: dict[str, object]
+    attributes: Mapping[str, Any]
     sizes: tuple[int, ...] = ()
 
 
-def write(layer: Layer, factors: list[Factor]) -> list[ir.Node]:
-    """Puts layers in a row in the place of one: the new nodes. Stored in the type of the old weights."""
-    graph, node, out = layer.node.graph, layer.node, layer.out
+def write(layer: Layer, factors: Sequence[Factor]) -> None:
+    """Puts layers in a row in the place of one. Stored in the type of the old weights."""
+    replace_layers([layer], factors)
+
+
+def replace_layers(layers: Sequence[Layer], factors: Sequence[Factor]) -> None:
+    """Puts layers in a row in the place of others that stand in a row, of the same kind."""
+    graph, out = layers[-1].node.graph, layers[-1].out
     assert isinstance(graph, ir.Graph)
-    old = [node] if layer.bias_node is None else [layer.bias_node, node]
-    constants = [v for n in old for v in n.inputs[1:] if v is not None]
-    value = node.inputs[0]
+    old = [n for layer in layers for n in (layer.node, layer.bias_node) if n is not None]
+    constants = [v for n in old for v in n.inputs if v is not None and v.const_value is not None]
+    value = layers[0].node.inputs[0]
     assert value is not None
     new: list[ir.Node] = []
     for number, factor in enumerate(factors):
-        last = number == len(factors) - 1
-        name = ir.label(node) if last else f"{ir.label(node)}_factor{number}"
-        new += _nodes(graph, layer, factor, value, name, last=last)
+        new += _nodes(graph, layers[-1], factor, value, len(factors) - 1 - number)
         value = new[-1].outputs[0]
     ir.replace(old, new, {out: value})
     for constant in constants:
         rw.drop_unused(constant)
-    return new
 
 
-def _nodes(
-    graph: ir.Graph, layer: Layer, factor: Factor, source: ir.Value, name: str, *, last: bool
-) -> list[ir.Node]:
+def _nodes(graph: ir.Graph, layer: Layer, factor: Factor, source: ir.Value, left: int) -> list[ir.Node]:
+    """The operator of one factor, and the Add of its bias where it needs one; `left`: factors that follow."""
     kind, dtype, out = layer.node.op_type, layer.weight.dtype, layer.out
     if kind == "MatMul" and rw.rank(out) == 2:
         kind = "Gemm"
-    weight = factor.weight.T if kind == "MatMul" else factor.weight
-    stem = f"{layer.node.inputs[1].name}_{name.rpartition('_')[2]}"  # type: ignore[union-attr]
+    ending = f"_factor{left}" if left else ""
+    stem = f"{out.name}{ending}"
 
     def stored(array: Array, what: str) -> ir.Value:
-        return ir.add_initializer(graph, array.astype(dtype), ir.fresh_name(graph, f"{stem}_{what}"))
+        array = np.ascontiguousarray(array.astype(dtype))
+        return ir.add_initializer(graph, array, ir.fresh_name(graph, f"{stem}_{what}"))
 
-    inputs: list[ir.Value | None] = [source, stored(weight, "weight")]
-    attributes = factor.attributes if kind == "Conv" else {"transB": 1} if kind == "Gemm" else {}
-    if factor.bias is not None and kind != "MatMul":
-        inputs.append(stored(factor.bias, "bias"))
-    node = rw.new_node(kind, inputs, out, attributes, name=name)
-    made = [node]
-    if factor.bias is not None and kind == "MatMul":
-        made.append(rw.new_node("Add", [node.outputs[0], stored(factor.bias, "bias")], out))
+    inputs: list[ir.Value | None] = [
+        source,
+        stored(factor.weight.T if kind == "MatMul" else factor.weight, "weight"),
+    ]
+    attributes = {"Conv": factor.attributes, "Gemm": {"transB": 1}}.get(kind, {})
+    bias = None if factor.bias is None else stored(factor.bias, "bias")
+    if bias is not None and kind != "MatMul":
+        inputs.append(bias)
+    made = [rw.new_node(kind, inputs, out, attributes, name=f"{ir.label(layer.node)}{ending}")]
+    if bias is not None and kind == "MatMul":
+        made.append(
+            rw.new_node("Add", [made[0].outputs[0], bias], out, name=f"{ir.label(layer.node)}{ending}_bias")
+        )
     for each in made:
-        value = each.outputs[0]
-        if not last or each is not made[-1]:
-            value.name = ir.fresh_name(graph, f"{out.name}_{name.rpartition('_')[2]}")
-        value.shape = _shape(layer, factor, kind)
+        if left or each is not made[-1]:
+            each.outputs[0].name = ir.fresh_name(graph, stem if each is made[-1] else f"{stem}_product")
+        each.outputs[0].shape = _shape(layer, factor)
     return made
 
 
-def _shape(layer: Layer, factor: Factor, kind: str) -> ir.Shape:
+def _shape(layer: Layer, factor: Factor) -> ir.Shape:
     assert layer.out.shape is not None
     shape = list(layer.out.shape.dims)
     shape[layer.axis] = len(factor.weight)
-    if kind == "Conv":
-        shape[2:] = factor.sizes or shape[2:]
+    shape[2:] = factor.sizes or shape[2:]
     return ir.Shape(shape)
 
 
-def conv_attributes(node: ir.Node, **changed: object) -> dict[str, object]:
+def conv_attributes(node: ir.Node, **changed: object) -> dict[str, Any]:
     """Of a Conv, written out, with some changed."""
     rank = len(ir.static_dims(node.inputs[1])) - 2  # type: ignore[arg-type]
     return {
