@@ -149,11 +149,18 @@ def weigh(rows: Array, metric: Metric, gram: Array | None = None, places: int = 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to compute a layer: multiply-accumulates, share of the energy lost, and the rank (None: as it is)."""
+    """One way to compute a layer.
+
+    Attributes:
+        macs: multiply-accumulates. loss: what its errors cost.
+        rank: None: as it is.
+        spatial: k x 1 and 1 x k in place of k x k and 1 x 1.
+    """
 
     macs: int
     loss: float
     rank: int | None
+    spatial: bool = False
 
 
 def allot(layers: Sequence[Sequence[Option]], budget: float) -> list[Option]:

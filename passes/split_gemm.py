@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 from edgecc import ir
@@ -14,6 +15,7 @@ from edgecc.errors import UsageError
 from edgecc.passes import _rewrite as rw
 from edgecc.passes._factors import SPLIT, Factor, Site, conv_attributes, sites, write
 from edgecc.passes._low_rank import Metric, Option, Weighed, allot, weigh
+from edgecc.passes._spatial import Spatial, can_be_spatial, most_spatial, spatial_price
 from edgecc.pipeline import Pass, PassContext, PassResult
 from edgecc.target import CostSpec
 
@@ -44,6 +46,7 @@ class SplitGemm(Pass):
             the errors add up to least.
         max_macs: likewise, of the whole network, in multiply-accumulates.
         operators: gemm (with MatMul), conv or all.
+        kernels: what becomes of a k x k Conv: k x k and 1 x 1 (channel), k x 1 and 1 x k (spatial), or what loses less.
         weighted: by the inputs on the calibration data; false is the plain SVD, which needs none.
         onward: weigh errors by what the layers after make of them, too.
         sequential: fit each layer to what it reads once those before it are split.
@@ -59,11 +62,12 @@ class SplitGemm(Pass):
     ratio: float | None = None
     max_macs: float | None = None
     operators: Literal["all", "gemm", "conv"] = "all"
+    kernels: Literal["auto", "channel", "spatial"] = "auto"
     weighted: bool = True
     onward: bool = True
     sequential: bool = True
     precision: Literal["int8", "fp32"] = "int8"
-    damping: float = 0.03
+    damping: float = 0.1
     columns: int = 49
     samples: int = 2000
 
@@ -81,12 +85,12 @@ class SplitGemm(Pass):
             rates = CostSpec() if ctx.target is None else ctx.target.cost
             width = 16 if ctx.target is None else ctx.target.vector_width
             choices = [self._options(s, weighed[s.index], rates, width, tally) for s in found]
-            ranks = self._ranks(model, choices, [weighed[s.index] for s in found])
-            chosen = [(s, r) for s, r in zip(found, ranks, strict=True) if r is not None]
+            options = self._choose(model, choices, [weighed[s.index] for s in found])
+            chosen = [(s, o) for s, o in zip(found, options, strict=True) if o.rank is not None]
             self._write(model, ctx, chosen, weighed)
-        for site, options, rank in zip(found, choices, ranks, strict=True):
-            if rank is None and len(options) > 1:
-                tally.refuse(site.node, "what it keeps in full is worth its cost")
+        for site, ways, option in zip(found, choices, options, strict=True):
+            if option.rank is None and len(ways) > 1:
+                tally.refuse(site.node, "what it would lose is worth more than what it costs")
         tally.rewritten = len(chosen)
         return tally.result()
 
@@ -142,13 +146,17 @@ class SplitGemm(Pass):
         """As it is, and the ranks at which it is cheaper."""
         whole = site.price(self.precision, rates)
         made = [Option(whole.macs, 0.0, None)]
-        lost = weighed.found.lost()
+        lost, spatial = weighed.found.lost(), Spatial(site, weighed)
         fewer = False
-        for rank in _steps(len(lost) - 1, width):
-            price = site.price_of_rank(rank, self.precision, rates)
-            fewer |= price.macs < whole.macs
-            if price.macs < whole.macs and price.cycles < whole.cycles:
-                made.append(Option(price.macs, float(lost[rank]) * weighed.scale, rank))
+        ways = [False, True] if self.kernels != "channel" and can_be_spatial(site) else [False]
+        for apart in ways if self.kernels != "spatial" else ways[-1:]:
+            price_of = spatial_price if apart else Site.price_of_rank
+            for rank in _steps(most_spatial(site) if apart else len(lost) - 1, width):
+                price = price_of(site, rank, self.precision, rates)
+                fewer |= price.macs < whole.macs
+                if price.macs < whole.macs and price.cycles < whole.cycles:
+                    share = spatial.lost(rank) if apart else float(lost[rank])
+                    made.append(Option(price.macs, share * weighed.scale, rank, apart))
         if len(made) == 1:
             what = (
                 "the target's predicted cycles do not fall" if fewer else "no multiply-accumulates are saved"
@@ -156,25 +164,25 @@ class SplitGemm(Pass):
             tally.refuse(site.node, f"{what} at any rank of its matrix of {_by(site.rows.shape)}")
         return made
 
-    def _ranks(
+    def _choose(
         self, model: ir.Model, choices: Sequence[list[Option]], weighed: Sequence[Weighed]
-    ) -> list[int | None]:
+    ) -> list[Option]:
         if self.energy is not None:
             limits = [(1 - self.energy) * w.scale for w in weighed]
             kept = [
                 [o for o in options if o.loss <= most] for options, most in zip(choices, limits, strict=True)
             ]
-            return [min(options, key=lambda o: o.macs).rank for options in kept]
+            return [min(options, key=lambda o: o.macs) for options in kept]
         whole = sum(options[0].macs for options in choices)
         rest = total_macs(model) - whole
         budget = self.ratio * whole if self.ratio is not None else (self.max_macs or 0) - rest
-        return [option.rank for option in allot(choices, budget)]
+        return allot(choices, budget)
 
     def _write(
         self,
         model: ir.Model,
         ctx: PassContext,
-        chosen: Sequence[tuple[Site, int]],
+        chosen: Sequence[tuple[Site, Option]],
         weighed: Mapping[int, Weighed],
     ) -> None:
         """Splits layer after layer, each fitted to what it reads by then."""
@@ -183,7 +191,7 @@ class SplitGemm(Pass):
         fitted = self.weighted and self.sequential
         data = self._samples(ctx, [s for s, _ in chosen]) if fitted and chosen else None
         grams = self._grams(original, ctx) if fitted and chosen else {}
-        for number, (site, rank) in enumerate(chosen):
+        for number, (site, option) in enumerate(chosen):
             found = weighed[site.index]
             if data is not None and number:
                 old = before[site.index]
@@ -195,10 +203,12 @@ class SplitGemm(Pass):
                     site, moments.second[0], moments.cross[0], moments.mean[0], moments.mean_before[0]
                 )
                 found = weigh(site.rows, metric, grams.get(old.outputs[0]), site.places)
-            write(site.layer, _factors(site, found, rank, shifted=self.weighted))
+            assert option.rank is not None
+            make = Spatial(site, found).factors if option.spatial else partial(_factors, weighed=found)
+            write(site.layer, make(site, rank=option.rank, shifted=self.weighted))
 
 
-def _factors(site: Site, weighed: Weighed, rank: int, *, shifted: bool) -> list[Factor]:
+def _factors(site: Site, *, weighed: Weighed, rank: int, shifted: bool) -> list[Factor]:
     """(in -> rank) and (rank -> out); with a bias each, so that what is between has the mean 0."""
     a, b = weighed.factors(rank)
     middle, bias = None, site.layer.bias
