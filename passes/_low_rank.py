@@ -155,12 +155,14 @@ class Option:
         macs: multiply-accumulates. loss: what its errors cost.
         rank: None: as it is.
         spatial: k x 1 and 1 x k in place of k x k and 1 x 1.
+        share: of the layer's energy that is lost.
     """
 
     macs: int
     loss: float
     rank: int | None
     spatial: bool = False
+    share: float = 0.0
 
 
 def allot(layers: Sequence[Sequence[Option]], budget: float) -> list[Option]:

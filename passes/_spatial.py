@@ -2,121 +2,60 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 
 from edgecc import ir
 from edgecc.analysis.cost import layer_cycles
 from edgecc.ir import Array
+from edgecc.passes._bilinear import MOST, Bilinear
 from edgecc.passes._factors import Factor, Price, Site, conv_attributes, elements
 from edgecc.passes._low_rank import Weighed
 from edgecc.target import CostSpec
 
-# Fan-ins above which the equations, which grow with its square, are not solved.
-MOST = 2304
-# Rounds of solving for one factor and for the other, and steps of conjugate gradients in each: more gain nothing.
-_ROUNDS, _STEPS = 4, 15
 
-
-class Spatial:
-    """Of one layer: W[o, i, y, x] = sum over r of H[o, r, x] V[r, i, y].
+class Spatial(Bilinear):
+    """W[o, i, y, x] = sum over r of H[o, r, x] V[r, i, y]; the first factor is V (r, i y).
 
     Without weights that is the singular value decomposition of (i y) by (o x) (Jaderberg et al. 2014, section 2;
-    closed form: Tai et al. 2016, section 2.1). In the metric of the data, which couples x with i and y, it is where
-    least squares for H and for V in turn start from.
+    closed form: Tai et al. 2016, section 2.1). The metric of the data couples x with i and y.
     """
 
     def __init__(self, site: Site, weighed: Weighed) -> None:
-        self._shape = site.layer.weight.shape
-        self._weighed, self._places = weighed, site.places
+        super().__init__(weighed)
+        self._site, self._shape = site, site.layer.weight.shape
+        self.lanes = self._shape[3]
 
-    @cached_property
-    def _parts(self) -> tuple[Array, Array, Array, Array, Array, Array, float]:
-        """Best weights of full rank (out, n), moments (n, n), importance (out, out), the columns to start from
-        (rank, i y), their own moments, those about 0, and the energy of all.
-        """
+    def _start(self) -> Array:
         out, into, high, wide = self._shape
-        found, unroot = self._weighed.found, self._weighed.unroot
-        root = np.eye(out) if unroot is None else np.linalg.inv(unroot)
-        best = (found.left * found.values) @ found.right
-        best = best if unroot is None else unroot @ best
-        second, mean = found.metric.second, found.metric.mean
-        near = np.einsum("pxqx->pq", second.reshape(into * high, wide, into * high, wide)) / wide
-        means = mean.reshape(into * high, wide)
+        near = np.einsum("pxqx->pq", self.second.reshape(into * high, wide, into * high, wide)) / wide
         values, vectors = np.linalg.eigh(near)
         scale = np.sqrt(np.maximum(values, 1e-9 * values.mean()))
-        turned = (root @ best).reshape(out, into * high, wide).transpose(1, 0, 2).reshape(into * high, -1)
+        kernels = (self.root @ self.best).reshape(out, into * high, wide)
+        turned = kernels.transpose(1, 0, 2).reshape(into * high, -1)
         left = np.linalg.svd((scale[:, None] * vectors.T) @ turned, full_matrices=False)[0]
-        columns = left.T @ (vectors / scale).T
-        raw = near + means @ means.T / wide
-        return best, second, root.T @ root, columns, near, raw, float((found.values**2).sum())
+        return np.asarray(left.T @ (vectors / scale).T)
 
-    def lost(self, rank: int) -> float:
-        """The share of the energy lost with the columns to start from: a little more than at last."""
-        best, second, gram, columns, *_, energy = self._parts
-        rows = self._rows(columns[:rank])
-        gap = best - self._product(columns[:rank], rows)
-        return float(np.einsum("on,on->", gram @ gap, gap @ second)) / max(energy, 1e-300)
+    def _first(self, rank: int) -> Array:
+        return self.start[:rank]
 
-    def fitted(self, rank: int) -> tuple[Array, Array]:
-        """V (rank, i y) and H (out, rank, x); each channel between has the mean square 1."""
-        columns = self._parts[3][:rank]
-        raw = self._parts[5]
-        for _ in range(_ROUNDS):
-            columns = self._better(columns, self._rows(columns))
-            columns = (
-                columns / np.sqrt(np.maximum(np.einsum("rp,pq,rq->r", columns, raw, columns), 1e-12))[:, None]
-            )
-        return columns, self._rows(columns)
+    def _spread(self, first: Array) -> Array:
+        made = np.einsum("rp,xy->rxpy", first, np.eye(self.lanes))
+        return np.asarray(made.reshape(len(first) * self.lanes, -1))
 
-    def _product(self, columns: Array, rows: Array) -> Array:
-        made = np.einsum("orx,rp->opx", rows, columns, optimize=True)
-        return np.asarray(made.reshape(len(rows), -1))
+    def _gather(self, spread: Array) -> Array:
+        size = self._shape[1] * self._shape[2]
+        return np.asarray(np.einsum("rxpx->rp", spread.reshape(-1, self.lanes, size, self.lanes)))
 
-    def _rows(self, columns: Array) -> Array:
-        """H for given V, by least squares."""
-        best, second, wide = self._parts[0], self._parts[1], self._shape[3]
-        count, size = columns.shape
-        moments = second.reshape(size, wide, -1)
-        mixed = np.einsum("rp,pxn->rxn", columns, moments, optimize=True)
-        square = np.einsum("rxpz,sp->rxsz", mixed.reshape(count, wide, size, wide), columns, optimize=True)
-        square = square.reshape(count * wide, -1)
-        square += 1e-9 * max(float(np.trace(square)) / len(square), 1e-12) * np.eye(len(square))
-        found = np.linalg.solve(square, mixed.reshape(count * wide, -1) @ best.T)
-        return np.asarray(found.T.reshape(len(best), count, wide))
-
-    def _better(self, columns: Array, rows: Array) -> Array:
-        """V for given H, some steps of conjugate gradients from where it is."""
-        best, second, gram = self._parts[:3]
-
-        def back(gap: Array) -> Array:
-            moved = (gram @ gap @ second).reshape(len(best), -1, self._shape[3])
-            return np.asarray(np.einsum("orx,opx->rp", rows, moved, optimize=True))
-
-        rest = back(best - self._product(columns, rows))
-        step, size = rest, float((rest**2).sum())
-        for _ in range(_STEPS):
-            along = back(self._product(step, rows))
-            slope = float((step * along).sum())
-            if slope <= 0 or size <= 0:
-                break
-            columns = columns + size / slope * step
-            rest = rest - size / slope * along
-            new = float((rest**2).sum())
-            step, size = rest + new / size * step, new
-        return columns
-
-    def factors(self, site: Site, rank: int, *, shifted: bool) -> list[Factor]:
+    def factors(self, rank: int, *, shifted: bool) -> list[Factor]:
         """The two layers; only the second has a bias, as it pads."""
         columns, rows = self.fitted(rank)
         out, into, high, wide = self._shape
-        bias = site.layer.bias
+        bias = self._site.layer.bias
         if shifted:
-            bias = self._weighed.shift(self._product(columns, rows)) + (0 if bias is None else bias)
-        (tall, flat), sizes = _both(site.node), _between(site)
+            bias = self.weighed.shift(rows @ self._spread(columns)) + (0 if bias is None else bias)
+        tall, flat = _both(self._site.node)
         return [
-            Factor(columns.reshape(rank, into, high, 1), None, tall, sizes),
+            Factor(columns.reshape(rank, into, high, 1), None, tall, _between(self._site)),
             Factor(rows.reshape(out, rank, 1, wide), bias, flat),
         ]
 

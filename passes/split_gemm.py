@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
 
 from edgecc import ir
 from edgecc.analysis.cost import total_macs
-from edgecc.calibration import moments as mo
-from edgecc.calibration.pairs import collect_pairs
-from edgecc.errors import UsageError
 from edgecc.passes import _rewrite as rw
 from edgecc.passes._factors import SPLIT, Factor, Site, conv_attributes, sites, write
-from edgecc.passes._low_rank import Metric, Option, Weighed, allot, weigh
+from edgecc.passes._low_rank import Option, Weighed, allot
 from edgecc.passes._spatial import Spatial, can_be_spatial, most_spatial, spatial_price
+from edgecc.passes._weighing import Weighing, given_one
 from edgecc.pipeline import Pass, PassContext, PassResult
 from edgecc.target import CostSpec
 
 _OPERATORS: Mapping[str, tuple[str, ...]] = {"all": SPLIT, "gemm": ("Gemm", "MatMul"), "conv": ("Conv",)}
-# Columns of data for each input that a layer sums: with fewer the moments say more about the data than about the
-# network (dnn_l: 1 for each 7.9 dB, 4 for each 8.5 dB).
-_COLUMNS_EACH = 4
-# How often Relus are open is known after a few.
-_GATE_SAMPLES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +44,7 @@ class SplitGemm(Pass):
         onward: weigh errors by what the layers after make of them, too.
         sequential: fit each layer to what it reads once those before it are split.
         precision: in which the target's cycles are counted.
-        damping: of the moments, as a share of their mean.
+        damping: of the moments, as a share of their mean, besides what chance makes of few data.
         columns: places of the output taken of each sample.
         samples: at most so many calibration samples are run, fewer where layers have many places.
     """
@@ -75,70 +68,28 @@ class SplitGemm(Pass):
         """Rewrites `model` in place; needs `ctx.data` unless `weighted` is false."""
         from threadpoolctl import threadpool_limits
 
-        self._check(ctx)
+        given_one(self, energy=1, ratio=1, max_macs=None)
+        weighing = Weighing(self, ctx)
         tally = rw.Tally()
         found = list(sites(model, _OPERATORS[self.operators], tally))
         if not found:
             return tally.result()
         with threadpool_limits(1, user_api="blas"):
-            weighed = self._weighed(model, ctx, found)
+            weighed = weighing.weighed(model, found)
             rates = CostSpec() if ctx.target is None else ctx.target.cost
             width = 16 if ctx.target is None else ctx.target.vector_width
             choices = [self._options(s, weighed[s.index], rates, width, tally) for s in found]
-            options = self._choose(model, choices, [weighed[s.index] for s in found])
+            options = self._choose(model, choices)
             chosen = [(s, o) for s, o in zip(found, options, strict=True) if o.rank is not None]
-            self._write(model, ctx, chosen, weighed)
+            for site, option, fresh in weighing.in_turn(model, chosen, weighed):
+                assert option.rank is not None
+                make = Spatial(site, fresh).factors if option.spatial else partial(_factors, site, fresh)
+                write(site.layer, make(option.rank, shifted=self.weighted))
         for site, ways, option in zip(found, choices, options, strict=True):
             if option.rank is None and len(ways) > 1:
                 tally.refuse(site.node, "what it would lose is worth more than what it costs")
         tally.rewritten = len(chosen)
         return tally.result()
-
-    def _check(self, ctx: PassContext) -> None:
-        given = {n: v for n in ("energy", "ratio", "max_macs") if (v := getattr(self, n)) is not None}
-        if len(given) != 1:
-            raise UsageError(
-                f"{len(given)} of energy, ratio and max_macs are given",
-                node=self.name,
-                remedy="give one, as in --pass split_gemm:ratio=0.5",
-            )
-        if not 0 < next(iter(given.values())) <= (float("inf") if "max_macs" in given else 1):
-            raise UsageError(f"{given} is not a share between 0 and 1", node=self.name)
-        if self.weighted and ctx.data is None:
-            raise UsageError(
-                "weighting by the inputs needs calibration data",
-                node=self.name,
-                remedy="give --data, or the option weighted=false",
-            )
-
-    def _samples(self, ctx: PassContext, found: Sequence[Site]) -> Iterable[Mapping[str, ir.Array]]:
-        need = max(-(-_COLUMNS_EACH * site.rows.shape[1] // min(site.places, self.columns)) for site in found)
-        return mo.spread(ctx.data, min(max(need, _GATE_SAMPLES), self.samples))
-
-    def _weighed(self, model: ir.Model, ctx: PassContext, found: Sequence[Site]) -> dict[int, Weighed]:
-        """What each rank of each layer loses, in the network as it is; by the sites' index."""
-        if not self.weighted:
-            return {s.index: weigh(s.rows, Metric.plain(s.rows.shape[1])) for s in found}
-        by_node = {s.node: s for s in found}
-        grams = self._grams(model, ctx)
-        collected = mo.collect_moments(
-            model, self._samples(ctx, found), list(by_node), columns=self.columns, seed=ctx.seed, threads=1
-        )
-        made = {}
-        for node, moments in collected:
-            site = by_node[node]
-            second, mean = moments.second[0], moments.mean[0]
-            metric = self._metric(site, second, second, mean, mean)
-            made[site.index] = weigh(site.rows, metric, grams.get(site.layer.out), site.places)
-        return made
-
-    def _metric(self, site: Site, *given: ir.Array) -> Metric:
-        return Metric.measured(*given, damping=self.damping, centred=site.centred)
-
-    def _grams(self, model: ir.Model, ctx: PassContext) -> dict[ir.Value, ir.Array]:
-        from edgecc.calibration.onward import onward
-
-        return onward(model, mo.spread(ctx.data, _GATE_SAMPLES)) if self.onward else {}
 
     def _options(
         self, site: Site, weighed: Weighed, rates: CostSpec, width: int, tally: rw.Tally
@@ -146,17 +97,17 @@ class SplitGemm(Pass):
         """As it is, and the ranks at which it is cheaper."""
         whole = site.price(self.precision, rates)
         made = [Option(whole.macs, 0.0, None)]
-        lost, spatial = weighed.found.lost(), Spatial(site, weighed)
-        fewer = False
+        lost, fewer = weighed.found.lost(), False
         ways = [False, True] if self.kernels != "channel" and can_be_spatial(site) else [False]
         for apart in ways if self.kernels != "spatial" else ways[-1:]:
             price_of = spatial_price if apart else Site.price_of_rank
+            spatial = Spatial(site, weighed) if apart else None
             for rank in _steps(most_spatial(site) if apart else len(lost) - 1, width):
                 price = price_of(site, rank, self.precision, rates)
                 fewer |= price.macs < whole.macs
                 if price.macs < whole.macs and price.cycles < whole.cycles:
-                    share = spatial.lost(rank) if apart else float(lost[rank])
-                    made.append(Option(price.macs, share * weighed.scale, rank, apart))
+                    share = float(lost[rank]) if spatial is None else spatial.lost(rank)
+                    made.append(Option(price.macs, share * weighed.scale, rank, apart, share))
         if len(made) == 1:
             what = (
                 "the target's predicted cycles do not fall" if fewer else "no multiply-accumulates are saved"
@@ -164,51 +115,17 @@ class SplitGemm(Pass):
             tally.refuse(site.node, f"{what} at any rank of its matrix of {_by(site.rows.shape)}")
         return made
 
-    def _choose(
-        self, model: ir.Model, choices: Sequence[list[Option]], weighed: Sequence[Weighed]
-    ) -> list[Option]:
+    def _choose(self, model: ir.Model, choices: Sequence[list[Option]]) -> list[Option]:
         if self.energy is not None:
-            limits = [(1 - self.energy) * w.scale for w in weighed]
-            kept = [
-                [o for o in options if o.loss <= most] for options, most in zip(choices, limits, strict=True)
-            ]
-            return [min(options, key=lambda o: o.macs) for options in kept]
+            most = 1 - self.energy
+            return [min((o for o in way if o.share <= most), key=lambda o: o.macs) for way in choices]
         whole = sum(options[0].macs for options in choices)
         rest = total_macs(model) - whole
         budget = self.ratio * whole if self.ratio is not None else (self.max_macs or 0) - rest
         return allot(choices, budget)
 
-    def _write(
-        self,
-        model: ir.Model,
-        ctx: PassContext,
-        chosen: Sequence[tuple[Site, Option]],
-        weighed: Mapping[int, Weighed],
-    ) -> None:
-        """Splits layer after layer, each fitted to what it reads by then."""
-        original = model.clone()
-        before = list(original.graph)
-        fitted = self.weighted and self.sequential
-        data = self._samples(ctx, [s for s, _ in chosen]) if fitted and chosen else None
-        grams = self._grams(original, ctx) if fitted and chosen else {}
-        for number, (site, option) in enumerate(chosen):
-            found = weighed[site.index]
-            if data is not None and number:
-                old = before[site.index]
-                pairs = collect_pairs(
-                    model, original, data, [(site.node, old)], columns=self.columns, seed=ctx.seed
-                )
-                moments = next(iter(pairs))[1]
-                metric = self._metric(
-                    site, moments.second[0], moments.cross[0], moments.mean[0], moments.mean_before[0]
-                )
-                found = weigh(site.rows, metric, grams.get(old.outputs[0]), site.places)
-            assert option.rank is not None
-            make = Spatial(site, found).factors if option.spatial else partial(_factors, weighed=found)
-            write(site.layer, make(site, rank=option.rank, shifted=self.weighted))
 
-
-def _factors(site: Site, *, weighed: Weighed, rank: int, shifted: bool) -> list[Factor]:
+def _factors(site: Site, weighed: Weighed, rank: int, *, shifted: bool) -> list[Factor]:
     """(in -> rank) and (rank -> out); with a bias each, so that what is between has the mean 0."""
     a, b = weighed.factors(rank)
     middle, bias = None, site.layer.bias

@@ -26,7 +26,7 @@ _PASSES = ("Identity", "Dropout", "LeakyRelu", "PRelu", "HardSwish", "Elu", "Gel
 
 
 @dataclass(frozen=True)
-class _Gram:
+class Gram:
     """The matrix G of a value: (channels, channels), and the axis of the channels."""
 
     axis: int
@@ -38,7 +38,7 @@ def onward(
     dataset: Iterable[Mapping[str, ir.Array]],
     *,
     threads: int | None = 1,
-) -> dict[ir.Value, ir.Array]:
+) -> dict[ir.Value, Gram]:
     """G for the values of the network from which the way to the outputs is understood.
 
     Where it is not (products of two values, attention), the value counts as an output itself.
@@ -51,7 +51,7 @@ def onward(
     ends = _ends(model)
     gates = [node.outputs[0] for node in model.graph if node.op_type in _GATES]
     spread, open_ = _measure(model, dataset, ends, gates, threads)
-    grams: dict[ir.Value, _Gram] = {}
+    grams: dict[ir.Value, Gram] = {}
     for value in ends:
         found = _identity(value, spread.get(str(value.name), 0.0))
         if found is not None:
@@ -62,7 +62,7 @@ def onward(
             continue
         for value, found in _BACK[node.op_type](node, after, open_):
             _add(grams, value, found)
-    return {value: found.matrix for value, found in grams.items()}
+    return grams
 
 
 def _ends(model: ir.Model) -> list[ir.Value]:
@@ -88,7 +88,7 @@ def _measure(
     shares: dict[str, ir.Array] = {}
     count = 0
     inner = list(dict.fromkeys(str(v.name) for v in (*ends, *gates)))
-    limits = {str(v.name): _limits(v.producer()) for v in gates}
+    limits = {str(v.name): (_limits(v.producer()), _axis(v)) for v in gates}
     runner = OrtRunner.from_model(model, threads=threads, extra_outputs=inner)
     for sample in dataset:
         answers = runner.run(sample, only=inner)
@@ -98,10 +98,9 @@ def _measure(
             sums = np.stack([array, array**2]) if array.size else np.zeros((2, 1))
             old = totals.get(str(value.name))
             totals[str(value.name)] = sums if old is None or old.shape != sums.shape else old + sums
-        for name, (low, high) in limits.items():
+        for name, ((low, high), axis) in limits.items():
             array = answers[name]
             inside = (array > low) & (array < high)
-            axis = 1 if array.ndim in (2, 4, 5) else array.ndim - 1
             share = inside.mean(axis=tuple(i for i in range(array.ndim) if i != axis))
             shares[name] = share + shares.get(name, 0.0)
     n = max(count, 1)
@@ -123,21 +122,26 @@ def _limits(node: ir.Node | None) -> tuple[float, float]:
 
 
 def _axis(value: ir.Value) -> int | None:
-    """Of the channels: 1 of (N, C) and (N, C, H, W), the last of (N, T, C)."""
+    """Of the channels: 1 of (N, C) and (N, C, H, W), the last of (N, T, C) unless a Conv computes it."""
     dims = ir.dims(value)
     if dims is None or len(dims) < 2:
         return None
-    return 1 if len(dims) in (2, 4, 5) else len(dims) - 1
+    if len(dims) != 3:
+        return 1
+    node = value.producer()
+    while node is not None and node.op_type in (*_PASSES, *_GATES, "Add", "MaxPool", "AveragePool"):
+        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    return 1 if node is not None and node.op_type in ("Conv", "ConvTranspose") else 2
 
 
-def _identity(value: ir.Value, spread: float) -> _Gram | None:
+def _identity(value: ir.Value, spread: float) -> Gram | None:
     axis, dims = _axis(value), ir.dims(value)
     if axis is None or dims is None or dims[axis] is None or dims[axis] > _MOST or spread <= 0:  # type: ignore[operator]
         return None
-    return _Gram(axis, np.eye(int(dims[axis])) / spread)  # type: ignore[arg-type]
+    return Gram(axis, np.eye(int(dims[axis])) / spread)  # type: ignore[arg-type]
 
 
-def _add(grams: dict[ir.Value, _Gram], value: ir.Value, found: _Gram) -> None:
+def _add(grams: dict[ir.Value, Gram], value: ir.Value, found: Gram) -> None:
     dims, old = ir.dims(value), grams.get(value)
     if value.producer() is None or dims is None or found.axis >= len(dims):
         return
@@ -146,11 +150,11 @@ def _add(grams: dict[ir.Value, _Gram], value: ir.Value, found: _Gram) -> None:
     if old is None:
         grams[value] = found
     elif old.axis == found.axis:
-        grams[value] = _Gram(old.axis, old.matrix + found.matrix)
+        grams[value] = Gram(old.axis, old.matrix + found.matrix)
 
 
 # One function an operator: node, G of its output, how often gates are open -> G of what it reads.
-Back = Callable[[ir.Node, _Gram, Mapping[str, ir.Array]], list[tuple[ir.Value, _Gram]]]
+Back = Callable[[ir.Node, Gram, Mapping[str, ir.Array]], list[tuple[ir.Value, Gram]]]
 
 
 def _data(node: ir.Node) -> ir.Value:
@@ -158,20 +162,20 @@ def _data(node: ir.Node) -> ir.Value:
     return node.inputs[0]
 
 
-def _through(node: ir.Node, after: _Gram, open_: Mapping[str, ir.Array]) -> list[tuple[ir.Value, _Gram]]:
+def _through(node: ir.Node, after: Gram, open_: Mapping[str, ir.Array]) -> list[tuple[ir.Value, Gram]]:
     return [(_data(node), after)]
 
 
-def _gate(node: ir.Node, after: _Gram, open_: Mapping[str, ir.Array]) -> list[tuple[ir.Value, _Gram]]:
+def _gate(node: ir.Node, after: Gram, open_: Mapping[str, ir.Array]) -> list[tuple[ir.Value, Gram]]:
     share = open_.get(str(node.outputs[0].name))
     if share is None or len(share) != len(after.matrix):
         return [(_data(node), after)]
     both = np.outer(share, share)
     np.fill_diagonal(both, share)
-    return [(_data(node), _Gram(after.axis, after.matrix * both))]
+    return [(_data(node), Gram(after.axis, after.matrix * both))]
 
 
-def _conv(node: ir.Node, after: _Gram, open_: Mapping[str, ir.Array]) -> list[tuple[ir.Value, _Gram]]:
+def _conv(node: ir.Node, after: Gram, open_: Mapping[str, ir.Array]) -> list[tuple[ir.Value, Gram]]:
     weight = ir.constant(node.inputs[1])
     if weight is None or after.axis != 1:
         return []
@@ -179,7 +183,7 @@ def _conv(node: ir.Node, after: _Gram, open_: Mapping[str, ir.Array]) -> list[tu
     thinned = prod(ir.attribute(node, "strides", (1,)))  # so many places of the input share one of the output
     if group == len(weight) and weight.shape[1] == 1:
         taps = w[:, 0]
-        return [(_data(node), _Gram(1, after.matrix * (taps @ taps.T) / thinned))]
+        return [(_data(node), Gram(1, after.matrix * (taps @ taps.T) / thinned))]
     size = len(weight) // group
     found = np.zeros((group * weight.shape[1],) * 2)
     for tap in range(w.shape[2]):
@@ -191,19 +195,19 @@ def _conv(node: ir.Node, after: _Gram, open_: Mapping[str, ir.Array]) -> list[tu
             )
             wide[rows, columns] = w[rows, :, tap]
         found += wide.T @ after.matrix @ wide
-    return [(_data(node), _Gram(1, found / thinned))]
+    return [(_data(node), Gram(1, found / thinned))]
 
 
-def _product(node: ir.Node, after: _Gram, open_: Mapping[str, ir.Array]) -> list[tuple[ir.Value, _Gram]]:
+def _product(node: ir.Node, after: Gram, open_: Mapping[str, ir.Array]) -> list[tuple[ir.Value, Gram]]:
     weight, dims = ir.constant(node.inputs[1]), ir.dims(_data(node))
     if weight is None or weight.ndim != 2 or dims is None or ir.attribute(node, "transA", 0):
         return []
     rows = weight if ir.attribute(node, "transB", 0) else weight.T
     rows = rows.astype(np.float64) * ir.attribute(node, "alpha", 1.0)
-    return [(_data(node), _Gram(len(dims) - 1, rows.T @ after.matrix @ rows))]
+    return [(_data(node), Gram(len(dims) - 1, rows.T @ after.matrix @ rows))]
 
 
-def _arithmetic(node: ir.Node, after: _Gram, open_: Mapping[str, ir.Array]) -> list[tuple[ir.Value, _Gram]]:
+def _arithmetic(node: ir.Node, after: Gram, open_: Mapping[str, ir.Array]) -> list[tuple[ir.Value, Gram]]:
     computed = [v for v in node.inputs if v is not None and ir.constant(v) is None]
     if node.op_type in ("Add", "Sub"):
         return [(v, after) for v in computed]
@@ -215,16 +219,16 @@ def _arithmetic(node: ir.Node, after: _Gram, open_: Mapping[str, ir.Array]) -> l
         return []
     factor = factor if node.op_type == "Mul" else 1 / factor
     scale = factor**2 if factor.size == 1 else np.outer(factor, factor)
-    return [(v, _Gram(after.axis, after.matrix * scale)) for v in computed]
+    return [(v, Gram(after.axis, after.matrix * scale)) for v in computed]
 
 
-def _pool(node: ir.Node, after: _Gram, open_: Mapping[str, ir.Array]) -> list[tuple[ir.Value, _Gram]]:
+def _pool(node: ir.Node, after: Gram, open_: Mapping[str, ir.Array]) -> list[tuple[ir.Value, Gram]]:
     # Errors are averaged as what they are errors of: with the places that share an output.
     thinned = prod(ir.static_dims(_data(node))) / max(prod(ir.static_dims(node.outputs[0])), 1)
-    return [(_data(node), _Gram(after.axis, after.matrix / max(thinned, 1.0)))]
+    return [(_data(node), Gram(after.axis, after.matrix / max(thinned, 1.0)))]
 
 
-def _reshape(node: ir.Node, after: _Gram, open_: Mapping[str, ir.Array]) -> list[tuple[ir.Value, _Gram]]:
+def _reshape(node: ir.Node, after: Gram, open_: Mapping[str, ir.Array]) -> list[tuple[ir.Value, Gram]]:
     source = ir.dims(_data(node))
     if source is None or len(source) < 2 or source[1] is None or None in source[2:]:
         return []
@@ -232,10 +236,10 @@ def _reshape(node: ir.Node, after: _Gram, open_: Mapping[str, ir.Array]) -> list
     if after.axis != 1 or channels * places != len(after.matrix):
         return []
     blocks = after.matrix.reshape(channels, places, channels, places)
-    return [(_data(node), _Gram(1, np.einsum("ipjp->ij", blocks) / places))]
+    return [(_data(node), Gram(1, np.einsum("ipjp->ij", blocks) / places))]
 
 
-def _concat(node: ir.Node, after: _Gram, open_: Mapping[str, ir.Array]) -> list[tuple[ir.Value, _Gram]]:
+def _concat(node: ir.Node, after: Gram, open_: Mapping[str, ir.Array]) -> list[tuple[ir.Value, Gram]]:
     dims = ir.dims(node.outputs[0])
     if dims is None or ir.attribute(node, "axis") % len(dims) != after.axis:
         return [(v, after) for v in node.inputs if v is not None]
@@ -245,7 +249,7 @@ def _concat(node: ir.Node, after: _Gram, open_: Mapping[str, ir.Array]) -> list[
         if value is None or part is None:
             return []
         found.append(
-            (value, _Gram(after.axis, after.matrix[start : start + part, start : start + part].copy()))
+            (value, Gram(after.axis, after.matrix[start : start + part, start : start + part].copy()))
         )
         start += part
     return found
