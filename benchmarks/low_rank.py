@@ -6,7 +6,8 @@ A row an option: the float network after the pass against the float network befo
 answers, top-1), on samples that were not calibrated with. `ratio` is of the layers that the pass looks at, MAC of the
 whole network. The ways: plain (singular values of the weights), inputs (in the metric of what layers read), onward
 (and by what the layers after make of errors), in turn (and each layer fitted once those before it are split: the
-default). With --time, the default is also compiled to int8: size of the TFLite file, its SQNR, and its time in
+default). With --time, decisions are those for the target x86-64, on which it runs, and only the default is shown,
+compiled to int8: size of the TFLite file, its SQNR, and its time in
 LiteRT with one thread as a share of that of the int8 file of the whole network, in turns (`latency.py`).
 """
 
@@ -52,8 +53,8 @@ SEPARATE: Mapping[str, tuple[tuple[float, ...], dict[str, Any]]] = {"": ((0.75, 
 class Bench:
     """One network with its samples."""
 
-    def __init__(self, name: str) -> None:
-        network, self.target = NETWORKS[name], edgecc.target("arm")
+    def __init__(self, name: str, target: str) -> None:
+        network, self.target = NETWORKS[name], edgecc.target(target)
         self.name, self.shapes, self.path = name, network.input_shape or None, network.path
         if name == "dnn_l":  # its inputs are random, and its layers have one place each
             self.data, self.test, self.labels = _random(2000, 7), _random(1000, 1), None
@@ -87,7 +88,8 @@ class Bench:
         """Size of the int8 file, its SQNR, and its runner."""
         result = edgecc.compile(
             self.path, precision="int8", format="tflite", data=self.data[:200], eval_data=self.test[:200],
-            passes=() if step is None else (step,), input_shape=self.shapes, no_profile=True, output=folder,
+            target=self.target.name, passes=() if step is None else (step,), input_shape=self.shapes,
+            no_profile=True, output=folder,
         )  # fmt: skip
         artifact = result.artifacts["tflite"]
         assert artifact.path is not None
@@ -113,16 +115,18 @@ def _sqnr(a: Array, b: Array) -> float:
 
 def run(name: str, kind: type[SplitGemm | SeparateConv], *, timed: bool) -> None:
     """The rows of one network."""
-    bench = Bench(name)
+    bench = Bench(name, "x86-64" if timed else "arm")
     table = SPLIT if kind is SplitGemm else SEPARATE
     ratios, options = table.get(name, table[""])
     with tempfile.TemporaryDirectory() as scratch:
         whole = bench.timed(None, Path(scratch) / "whole") if timed else None
         for ratio in ratios:
             for way, chosen in WAYS.items():
+                if timed and way != "in turn":
+                    continue
                 step = kind(ratio=ratio, **options, **chosen)
                 cells = [f"{ratio:g}", way, *bench.row(step)]
-                if whole is not None and way == "in turn":
+                if whole is not None:
                     size, sqnr, runner = bench.timed(step, Path(scratch) / f"{ratio}")
                     _, _, share = in_turns(runner, whole[2])
                     cells += [f"{size / whole[0]:.2f}", f"{sqnr:.1f} ({whole[1]:.1f})", f"{share:.2f}"]
