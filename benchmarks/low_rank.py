@@ -45,7 +45,7 @@ SPLIT: Mapping[str, tuple[tuple[float, ...], dict[str, Any]]] = {
     "": ((0.75, 0.5), {}),
     "dnn_l": ((0.8, 0.65, 0.5, 0.35, 0.2), {}),
     "lenet_caffe": ((0.7, 0.5, 0.3, 0.15), {"operators": "gemm"}),
-    "efficientnet_lite0": ((0.9, 0.8), {}),
+    "efficientnet_lite0": ((0.85,), {"operators": "conv", "kernels": "channel"}),
 }
 SEPARATE: Mapping[str, tuple[tuple[float, ...], dict[str, Any]]] = {"": ((0.75, 0.5, 0.25), {})}
 
