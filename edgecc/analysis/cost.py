@@ -54,8 +54,28 @@ def cycles(node: ir.Node, outputs: Iterable[ir.Value], precision: str, rates: Co
         rates: of the target.
     """
     precision = "int8" if precision == "int4" else precision
-    moved = moved_bytes(node, outputs, precision)
-    return macs(node) * rates.mac[precision] + moved * rates.byte[precision] + rates.operator
+    return _priced(macs(node), moved_bytes(node, outputs, precision), precision, rates)
+
+
+def layer_cycles(
+    products: int, activations: int, weights: int, precision: str, rates: CostSpec, *, operators: int = 1
+) -> float:
+    """As `cycles`, of layers that are not there yet.
+
+    Args:
+        products: multiply-accumulates.
+        activations, weights: elements that are read or written.
+        precision, rates: as there.
+        operators: how many layers.
+    """
+    precision = "int8" if precision == "int4" else precision
+    width = _WIDTHS[precision]
+    moved = activations * width + weights * (1 if precision != "fp32" else width)
+    return _priced(products, moved, precision, rates, operators)
+
+
+def _priced(products: int, moved: int, precision: str, rates: CostSpec, operators: int = 1) -> float:
+    return products * rates.mac[precision] + moved * rates.byte[precision] + operators * rates.operator
 
 
 def total_cycles(model: ir.Model, rates: CostSpec, precision: str = "fp32") -> float:
