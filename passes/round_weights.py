@@ -13,6 +13,7 @@ from edgecc.passes._weights import rows, unrows
 from edgecc.pipeline import Pass, PassContext, PassResult
 from edgecc.quant import rules
 from edgecc.quant.compensate import compensated, compensated_lanes
+from edgecc.quant.shared_values import REASON, shares_values
 from edgecc.quant.units import integer_units
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ class RoundWeights(Pass):
             return "other nodes read its weights, too"
         if params.block_size:
             return "its weights have a scale a block"
+        array = ir.constant(weight)
+        if array is not None and shares_values(array):
+            return REASON
         if fan_in(node) > self.max_fan_in:
             return f"an output sums {fan_in(node)} inputs, more than max_fan_in ({self.max_fan_in})"
         return None

@@ -17,6 +17,7 @@ from edgecc.quant.groups import Range, stored_values
 from edgecc.quant.islands import lazy
 from edgecc.quant.params import DType, QuantParams, from_range, from_weights
 from edgecc.quant.rules import Runtime
+from edgecc.quant.shared_values import shares_values
 from edgecc.quant.units import Width, integer_units, is_wide, width
 
 if TYPE_CHECKING:
@@ -253,6 +254,8 @@ def make_plan(
             params = replace(params, scale=np.maximum(params.scale, tensors[name].scale))
         if source is not None and source.name in tensors:
             params = _room_for_bias(node, params, tensors[source.name])
+        if shares_values(array):  # one scale for all channels
+            params = replace(params, scale=np.full_like(params.scale, params.scale.max()))
         tensors[name] = params
     return QuantPlan(
         precision, dict(statistics.ranges), tensors, dict(keep_float or {}),
