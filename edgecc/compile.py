@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,9 +24,11 @@ from edgecc.pipeline import PassContext, Pipeline, PipelineLog
 from edgecc.presets import (
     float_passes,
     keeping_passes,
+    packs,
     planned_passes,
     planning_passes,
     quantized_passes,
+    split_constant,
     unquantizing_passes,
 )
 from edgecc.quant import carried, constants
@@ -123,7 +126,8 @@ class _Compilation:
         self.folder = Path(options.output or output.default_output(self.stem, self.target.name))
         output.check_output(self.folder)
         self.given_plan = resolve.given_plan(options)
-        self.passes = Pipeline(float_passes(self.target, options))
+        self.packed: dict[str, bytes] = {}
+        self.passes, self.compressing = map(Pipeline, split_constant(float_passes(self.target, options)))
         with self._stage("import"):
             self.original = load(model, input_shape=options.input_shape)
             self.sha256, self.size = modelfile.identity(model, self.original)
@@ -148,10 +152,13 @@ class _Compilation:
             if self.carried is not None and not self.kept:  # from here on, that is the original
                 self.original = self._run(Pipeline(unquantizing_passes()), self.original)
             floats = self._run(self.passes, self.original)
+        planned_from = floats
+        if self.compressing.passes and self.given_plan is None:  # a plan holds what they made
+            with self._stage("compress"):
+                floats = self._run(self.compressing, floats)
         # What approximate passes left is what a float32 artifact must equal.
         approximate = any(r.rewritten and not r.exact for r in self.log.records)
         left = floats if approximate and self.precision in FLOAT32 else None
-        planned_from = floats
         fresh = self.data is not None and self.given_plan is None and not self.kept
         if fresh and resolve.calibrated(self.options, self.precision):
             with self._stage("equalize"):
@@ -176,6 +183,8 @@ class _Compilation:
             self.warnings += [
                 f"{self._file(form)}: {text}" for text in artifacts[form].notes.get("remarks", ())
             ]
+        if packs(self.options):
+            artifacts = {form: self._pack(form, artifact) for form, artifact in artifacts.items()}
         fidelities, lowered = self._verify(artifacts, left)
         profiles, before = self._profile(artifacts)
         failure = verdict(
@@ -289,6 +298,16 @@ class _Compilation:
         from edgecc.onnxrt.export import export
 
         return export(model, precision=self.precision, target=self.target.name)
+
+    def _pack(self, form: str, artifact: Artifact) -> Artifact:
+        """Packs an artifact, which then says so in its notes."""
+        from edgecc.pack.container import pack
+
+        with self._stage(f"pack {form}"):
+            name = f"{self._file(form)}.ecz"
+            self.packed[name] = data = pack(artifact.content()).data
+        facts = {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        return replace(artifact, notes={**artifact.notes, "packed": facts})
 
     def _verify(
         self, artifacts: Mapping[str, Artifact], left: ir.Model | None
@@ -406,6 +425,7 @@ class _Compilation:
 
         named = {self._file(form): artifact for form, artifact in artifacts.items()}
         files: dict[str, bytes | Path] = {name: a.waits_in or a.data for name, a in named.items()}
+        files |= self.packed
         files["report.json"] = report.to_json().encode()
         files["report.html"] = render_html(report).encode()
         text = None if plan is None else plan.to_json()

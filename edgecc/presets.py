@@ -18,6 +18,15 @@ from edgecc.target import Target
 # precision -> the pass after the float ones that writes it where there is no plan, once a format.
 _AFTER = {"dynamic": "quantize_weights", "int4": "quantize_weights:dtype=int4", "fp16": "halve_weights"}
 
+# Preset of every target -> the passes after the target's own. The threshold is what all zeros together may change the
+# answers by: lenet_caffe loses 0.13 points of top-1 with it and becomes 33 times smaller (benchmarks/README.md).
+_COMPRESSING = {"deep-compression": ("sparsify:threshold=0.005", "share_weights:bits=5")}
+
+
+def packs(options: CompileOptions) -> bool:
+    """Whether every artifact is packed, too."""
+    return options.preset in _COMPRESSING
+
 
 def float_passes(target: Target, options: CompileOptions) -> list[Pass]:
     """The passes on the float network, in order.
@@ -26,19 +35,20 @@ def float_passes(target: Target, options: CompileOptions) -> list[Pass]:
         UsageError: an unknown preset or pass, or `--skip-pass` of one that does not run.
     """
     names: tuple[str, ...] = target.pipeline.passes
-    if options.preset is not None:
+    own = _COMPRESSING.get(options.preset or "", ())
+    if options.preset is not None and not own:
         if options.preset not in target.pipeline.presets:
-            known = ", ".join(target.pipeline.presets) or "none"
+            known = ", ".join((*target.pipeline.presets, *_COMPRESSING))
             raise UsageError(f"{target.name} has no preset {options.preset!r}", remedy=f"it has: {known}")
         names = target.pipeline.presets[options.preset]
-    passes = [make_pass(name) for name in names]
+    passes = [make_pass(name) for name in names] + _set(own, options)
     for given in options.passes:
         # Those that run later have their options read now, before the model is.
         if _is_calibrated(given, options):
             _set([_name(given)], options)
         elif _writes(given, options):
             quantized_passes(options.precision or "dynamic", planned=False, options=options)
-        else:
+        elif _name(given) not in {_name(text) for text in own}:
             passes.append(given if isinstance(given, Pass) else make_pass(str(given)))
     for name in options.skip_passes:
         if all(p.name != name for p in passes) and name not in _CALIBRATED:
@@ -48,6 +58,17 @@ def float_passes(target: Target, options: CompileOptions) -> list[Pass]:
                 remedy=f"these do: {', '.join(dict.fromkeys(p.name for p in passes))}",
             )
     return [p for p in passes if p.name not in options.skip_passes]
+
+
+def split_constant(passes: Sequence[Pass]) -> tuple[list[Pass], list[Pass]]:
+    """Passes, and those at their end that change float32 constants only (`constants_only` of a pass's class).
+
+    A saved plan holds what the latter made: with it they need not run, and need no data.
+    """
+    count = len(passes)
+    while count and getattr(passes[count - 1], "constants_only", False):
+        count -= 1
+    return list(passes[:count]), list(passes[count:])
 
 
 # What removes the quantization that a network carries, and what TFLite needs of one that is kept.
@@ -84,7 +105,7 @@ def planned_passes(precision: str, options: CompileOptions) -> list[Pass]:
 def _set(names: Sequence[str], options: CompileOptions) -> list[Pass]:
     found: list[Pass] = []
     for name in names:
-        given = [p for p in options.passes if _name(p) == name]
+        given = [p for p in options.passes if _name(p) == _name(name)]
         found += [p if isinstance(p, Pass) else make_pass(str(p)) for p in given] or [make_pass(name)]
     return [p for p in found if p.name not in options.skip_passes]
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from edgecc.options import CompileOptions
     from edgecc.profile import Profile
 
+_SPARSER = "remove more weights, as with --pass sparsify:ratio=0.8, or share fewer values: --pass share_weights:bits=4"
+
 
 def verdict(
     options: CompileOptions,
@@ -68,11 +70,13 @@ def check_budgets(
             f"{macs:,} multiply-accumulates, {options.max_macs:,.0f} allowed", node="--max-macs"
         )
     for name, (artifact, profile) in files.items():
-        if options.max_size is not None and artifact.size > options.max_size:
+        packed = artifact.notes.get("packed")
+        size = artifact.size if packed is None else int(packed["bytes"])
+        if options.max_size is not None and size > options.max_size:
             raise BudgetError(
-                f"{artifact.size:,} bytes, {options.max_size:,.0f} allowed",
-                node=name,
-                remedy="choose a narrower --precision",
+                f"{size:,} bytes, {options.max_size:,.0f} allowed",
+                node=name if packed is None else packed["file"],
+                remedy="choose a narrower --precision" if packed is None else _SPARSER,
             )
         if options.max_latency is None or profile is None:
             continue

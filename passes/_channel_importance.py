@@ -13,7 +13,7 @@ from edgecc.analysis.channel_problem import Axis
 from edgecc.analysis.channels import ChannelGroup, Channels
 from edgecc.calibration import moments as mo
 from edgecc.passes._elimination import Elimination
-from edgecc.passes._refit import rows, unrows
+from edgecc.passes._weights import rows, unrows
 
 # Of every group so many channels stay at least.
 LEAST = 0.1

@@ -9,20 +9,8 @@ import numpy as np
 from edgecc import ir
 from edgecc.calibration import moments as mo
 from edgecc.calibration.pairs import PairedMoments, collect_pairs
+from edgecc.passes._weights import rows, unrows
 from edgecc.quant import rules
-
-
-def rows(node: ir.Node, weight: ir.Array) -> ir.Array:
-    """Weights of a Conv, Gemm or MatMul as (outputs, fan_in)."""
-    if node.op_type == "Conv":
-        return weight.reshape(len(weight), -1)
-    return weight if rules.channel_axis(node) == 0 else weight.T
-
-
-def unrows(node: ir.Node, found: ir.Array, like: ir.Array) -> ir.Array:
-    """The inverse of `rows`, in the type and shape of `like`."""
-    found = found if node.op_type == "Conv" or rules.channel_axis(node) == 0 else found.T
-    return np.ascontiguousarray(found.reshape(like.shape).astype(like.dtype))
 
 
 def store(value: ir.Value, array: ir.Array) -> None:

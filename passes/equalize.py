@@ -11,6 +11,7 @@ from edgecc import ir
 from edgecc.analysis.scaling import Group, scalable_groups
 from edgecc.passes._linear_layer import Layer, layer_that_computes
 from edgecc.pipeline import Pass, PassContext, PassResult, Refusal
+from edgecc.quant.shared_values import REASON, shares_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,9 @@ class Equalize(Pass):
         groups, refused = scalable_groups(model)
         if not groups or ctx.data is None:
             return PassResult()
+        shared = {group: node for group in groups if (node := _shared(group)) is not None}
+        refused = {**refused, **{ir.label(node): REASON for node in shared.values()}}
+        groups = [group for group in groups if group not in shared]
         watched = {group: _watched(group) for group in groups}
         values = [v for found in watched.values() for v in found]
         peaks = channel_peaks(model, spread(ctx.data, self.samples), values)
@@ -84,6 +88,14 @@ class Equalize(Pass):
             factors = np.maximum(share, 1e-9) ** -self.strength
             factors = np.clip(factors / np.exp(np.log(factors).mean()), 1 / self.most, self.most)
         return factors.astype(np.float32).astype(np.float64)
+
+
+def _shared(group: Group) -> ir.Node | None:
+    """A layer of the group whose weights share few values."""
+    for node in (*group.writers, *group.readers):
+        if shares_values(_layer(node).weight):
+            return node
+    return None
 
 
 def _watched(group: Group) -> list[ir.Value]:

@@ -9,9 +9,11 @@ import numpy as np
 
 from edgecc import ir
 from edgecc.passes import _rewrite as rw
+from edgecc.passes._weights import rows, unrows
 from edgecc.pipeline import Pass, PassContext, PassResult
 from edgecc.quant import rules
 from edgecc.quant.compensate import compensated, compensated_lanes
+from edgecc.quant.shared_values import REASON, shares_values
 from edgecc.quant.units import integer_units
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class RoundWeights(Pass):
     inputs come from the calibration data. Weights are rounded one input after the other, and what is lost on
     the data is made up for by the inputs not rounded yet; the mean of the error that remains goes into the
     bias. (GPTQ, Frantar et al. 2022; bias correction, Nagel et al. 2019, section 4.2, on measured means.)
+    Weights that are zero stay zero: they may have been pruned.
 
     Attributes:
         damping: what is added to the diagonal of the moments, as a share of its mean. 0.001 to 0.1 differ by 0.3
@@ -93,6 +96,9 @@ class RoundWeights(Pass):
             return "other nodes read its weights, too"
         if params.block_size:
             return "its weights have a scale a block"
+        array = ir.constant(weight)
+        if array is not None and shares_values(array):
+            return REASON
         if fan_in(node) > self.max_fan_in:
             return f"an output sums {fan_in(node)} inputs, more than max_fan_in ({self.max_fan_in})"
         return None
@@ -102,7 +108,7 @@ class RoundWeights(Pass):
         array = ir.constant(weight)
         assert weight is not None
         assert array is not None
-        matrix = _rows(node, array).astype(np.float64)
+        matrix = rows(node, array).astype(np.float64)
         count, size = moments.mean.shape
         scale = np.broadcast_to(params.scale.astype(np.float64), (len(matrix),))
         second = moments.second
@@ -121,7 +127,7 @@ class RoundWeights(Pass):
             found = np.concatenate([compensated(units[g], second[g], low, high) for g in range(count)])
         found = found.reshape(len(matrix), size)
         rounded = found * scale[:, None]
-        weight.const_value = ir.Tensor(_unrows(node, rounded, array), name=weight.name)
+        weight.const_value = ir.Tensor(unrows(node, rounded, array), name=weight.name)
         if corrected:
             assert bias is not None
             lost = (matrix - rounded).reshape(count, -1, size)
@@ -129,16 +135,3 @@ class RoundWeights(Pass):
             old = ir.constant(bias)
             assert old is not None
             bias.const_value = ir.Tensor((old + shift.reshape(old.shape)).astype(old.dtype), name=bias.name)
-
-
-def _rows(node: ir.Node, weight: ir.Array) -> ir.Array:
-    """Weights as (outputs, fan_in)."""
-    if node.op_type == "Conv":
-        return weight.reshape(len(weight), -1)
-    return weight if rules.channel_axis(node) == 0 else weight.T
-
-
-def _unrows(node: ir.Node, rows: ir.Array, like: ir.Array) -> ir.Array:
-    """The inverse of `_rows`, in the type and shape of `like`."""
-    found = rows if node.op_type == "Conv" or rules.channel_axis(node) == 0 else rows.T
-    return np.ascontiguousarray(found.reshape(like.shape).astype(like.dtype))

@@ -45,6 +45,7 @@ class SeparateConv(Pass):
 
     name: ClassVar[str] = "separate_conv"
     exact: ClassVar[bool] = False
+    compresses: ClassVar[bool] = True
     rank: int | None = None
     error: float | None = None
     ratio: float | None = None

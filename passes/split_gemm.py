@@ -51,6 +51,7 @@ class SplitGemm(Pass):
 
     name: ClassVar[str] = "split_gemm"
     exact: ClassVar[bool] = False
+    compresses: ClassVar[bool] = True
     energy: float | None = None
     ratio: float | None = None
     max_macs: float | None = None

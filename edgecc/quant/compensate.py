@@ -16,7 +16,7 @@ _BLOCK = 64  # columns that take the errors of all earlier blocks as one product
 
 
 def compensated(weights: ir.Array, moments: ir.Array, low: int, high: int) -> ir.Array:
-    """Integers near `weights` that make the mean of |(W - Q) x|^2 small.
+    """Integers near `weights` that make the mean of |(W - Q) x|^2 small; zeros stay zero.
 
     Args:
         weights: (outputs, inputs) float64, in units of each output's scale.
@@ -35,7 +35,7 @@ def compensated(weights: ir.Array, moments: ir.Array, low: int, high: int) -> ir
         shifts = feedback[start:stop, :start] @ errors[:start]
         for i in range(start, stop):
             shift = shifts[i - start] + feedback[i, start:i] @ errors[start:i]
-            found[i] = np.clip(np.rint(wanted[i] + shift), low, high)
+            found[i] = np.where(wanted[i] == 0, 0.0, np.clip(np.rint(wanted[i] + shift), low, high))
             errors[i] = wanted[i] - found[i]
     result = np.empty(weights.shape)
     result[:, order] = found.T
@@ -57,7 +57,8 @@ def compensated_lanes(weights: ir.Array, moments: ir.Array, low: int, high: int)
     found, errors = np.empty_like(wanted), np.empty_like(wanted)
     for i in range(wanted.shape[1]):
         shift = (feedback[:, i, :i] * errors[:, :i]).sum(axis=1)
-        found[:, i] = np.clip(np.rint(wanted[:, i] + shift), low, high)
+        rounded = np.clip(np.rint(wanted[:, i] + shift), low, high)
+        found[:, i] = np.where(wanted[:, i] == 0, 0.0, rounded)
         errors[:, i] = wanted[:, i] - found[:, i]
     result = np.empty_like(found)
     np.put_along_axis(result, order, found, axis=1)

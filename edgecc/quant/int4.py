@@ -15,6 +15,7 @@ import numpy as np
 from edgecc import ir
 from edgecc.quant import rules
 from edgecc.quant.params import QuantParams, from_weights
+from edgecc.quant.shared_values import shares_values
 from edgecc.quant.weight_scales import sum_preserving
 
 # The smallest layers, which together hold so much of the weights, stay in 8 bits: they are many, hold little, and the
@@ -105,10 +106,12 @@ def stored(params: QuantParams, integers: ir.Array) -> ir.Array:
 def quantized(params: QuantParams, weights: ir.Array) -> ir.Array:
     """Weights as integers, in the type in which an ONNX file stores them; int4 is rounded so that sums stay.
 
+    Equal weights that share few values stay equal.
+
     Args:
         weights: (out, in, ...) or any order of the axes that `params` was made for.
     """
-    if params.dtype != "int4" or params.axis is None:
+    if params.dtype != "int4" or params.axis is None or shares_values(weights):
         return stored(params, params.quantize(weights))
     scale, _ = params.aligned(weights.shape)
     units = np.asarray(weights, np.float32) / scale.astype(np.float32)

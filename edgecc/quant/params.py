@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edgecc import ir
+from edgecc.quant.shared_values import shares_values
 from edgecc.quant.weight_scales import least_error
 
 DType = Literal["int4", "int8", "uint8", "int16", "int32"]
@@ -200,6 +201,7 @@ def from_weights(
 ) -> QuantParams:
     """Symmetric parameters of constant weights, one scale a channel of `axis` or one in all.
 
+    Weights that share few values (shared_values.py) have one scale, repeated for each channel: they stay few.
     int8 covers the largest magnitude. 15 levels are too few for that: int4 has the scale of least error.
 
     Args:
@@ -217,7 +219,7 @@ def from_weights(
     if block_size and axis is not None:
         cut = (*array.shape[:axis], array.shape[axis] // block_size, block_size, *array.shape[axis + 1 :])
         rows = np.moveaxis(array.reshape(cut), axis + 1, -1).reshape(-1, block_size)
-    elif axis is not None:
+    elif axis is not None and not shares_values(array):
         rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
     highest = LIMITS[dtype][1]
     if dtype == "int4":
@@ -228,6 +230,8 @@ def from_weights(
     if block_size:
         scale, least = scale.astype(np.float16), float(np.finfo(np.float16).smallest_subnormal)
     scale = np.maximum(scale.astype(np.float32), np.float32(least))
+    if axis is not None and not block_size:
+        scale = np.broadcast_to(scale, (array.shape[axis],))
     return QuantParams(scale, np.zeros(scale.shape), dtype, axis, narrow=True, block_size=block_size)
 
 

@@ -54,6 +54,8 @@ def weight_tensors(
         read = None if source is None else activations.get(str(source.name))
         if read is not None:
             params = room_for_bias(node, params, read)
+        if shares_values(array):  # one scale for all channels
+            params = replace(params, scale=np.full_like(params.scale, params.scale.max()))
         found[name] = params
     return found
 

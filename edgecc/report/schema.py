@@ -78,6 +78,7 @@ class ArtifactFacts:
         conversions: operators inside the network that only turn one type of activations into another.
         fidelity: against the original; None where it was not verified.
         profile: on this machine; None where it was not measured.
+        packed_bytes: of the packed file beside it; None where there is none.
         arena_bytes: RAM that TFLite Micro takes for tensors and its own structures; None for other runtimes.
     """
 
@@ -95,6 +96,7 @@ class ArtifactFacts:
     fidelity: Fidelity | None = None
     profile: Profile | None = None
     arena_bytes: int | None = None
+    packed_bytes: int | None = None
 
     @property
     def label(self) -> str:
@@ -197,6 +199,7 @@ def artifact_facts(
         fidelity=fidelity,
         profile=profile,
         arena_bytes=arena_bytes,
+        packed_bytes=None if "packed" not in notes else int(notes["packed"]["bytes"]),
     )
 
 

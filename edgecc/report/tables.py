@@ -30,6 +30,11 @@ def report_tables(report: Report) -> list[Table | str]:
         for a in report.artifacts
         if a.arena_bytes is not None
     )
+    items.extend(
+        f"{a.label}: packed {size_text(a.packed_bytes)}{times(report.model.size_bytes, a.packed_bytes)}"
+        for a in report.artifacts
+        if a.packed_bytes is not None
+    )
     for artifact in report.artifacts:
         items.extend(
             f"{artifact.label}: Transpose of {t.value} stays: {t.reason}" for t in artifact.transposes
@@ -274,6 +279,11 @@ def size_text(value: int | None) -> str:
             scaled = value / factor
             return f"{scaled:.3g} {unit}" if scaled < 1000 else f"{scaled:.0f} {unit}"
     return f"{value} B"
+
+
+def times(before: int | None, after: int) -> str:
+    """How much smaller a file is than the original, after a comma."""
+    return "" if before is None else f", {before / after:.1f} times smaller than the original"
 
 
 def percent(share: float | None) -> str:
