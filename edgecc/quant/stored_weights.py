@@ -11,6 +11,7 @@ import numpy as np
 from edgecc import ir
 from edgecc.quant import int4, rules
 from edgecc.quant.params import QuantParams, from_weights
+from edgecc.quant.shared_values import shares_values
 
 if TYPE_CHECKING:
     from edgecc.quant.plan import QuantPlan
