@@ -36,11 +36,13 @@ def _by_width(fp32: float, int8: float, int16x8: float) -> Any:
 class CostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Cycles that operators take in a precision (fp32, int8, int16x8), for weighing one against another.
 
-    The defaults are no measurement: elements of a precision in a vector of 16 bytes, and bytes moved.
+    The defaults are no measurement: elements of a precision in a vector of 16 bytes, and bytes moved. `channels` is
+    how many output channels a product computes at once: fewer take as long.
     """
 
     mac: dict[str, float] = _by_width(4 / 16, 1 / 16, 2 / 16)
     byte: dict[str, float] = _by_width(1 / 16, 1 / 16, 1 / 16)
+    channels: dict[str, int] = {}
     conversion: float = 5 / 16
     operator: float = 0.0
     source: str = "elements in a vector of 16 bytes; not measured"

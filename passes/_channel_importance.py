@@ -13,6 +13,7 @@ from edgecc.analysis.channel_problem import Axis
 from edgecc.analysis.channels import ChannelGroup, Channels
 from edgecc.calibration import moments as mo
 from edgecc.passes._elimination import Elimination
+from edgecc.passes._scores import channel_bits
 from edgecc.passes._weights import rows, unrows
 
 # Of every group so many channels stay at least.
@@ -82,6 +83,11 @@ class Evidence:
     moments: Mapping[ir.Node, mo.Moments]
     damping: float
     seed: int = 0
+
+    @cached_property
+    def bits(self) -> dict[ir.Node, ir.Array]:
+        """The entropy of what each weight of a layer reads, (groups, fan_in)."""
+        return channel_bits(self.model, list(self.data or ()), self.layers, 1)
 
     @cached_property
     def lost(self) -> dict[Axis, ir.Array]:
@@ -229,6 +235,15 @@ def _activation(evidence: Evidence, group: ChannelGroup) -> ir.Array | None:
     return total if total.any() else None
 
 
+def _entropy(evidence: Evidence, group: ChannelGroup) -> ir.Array | None:
+    """Bits of each channel where layers read it, from histograms (Luo and Wu 2017, arXiv:1706.05791)."""
+    total = np.zeros(len(group.units))
+    for node in readers(evidence, group):
+        bits = evidence.bits[node].reshape(-1)
+        total += bits[_blocks(evidence.channels, group, node)].mean(axis=1)
+    return total if total.any() else None
+
+
 def _gradient(evidence: Evidence, group: ChannelGroup) -> ir.Array | None:
     """What the answers lose to first order (see `Evidence.lost`)."""
     total = np.zeros(len(group.units))
@@ -244,6 +259,7 @@ SCORES: dict[str, Callable[[Evidence, ChannelGroup], ir.Array | None]] = {
     "l2": _norm(2),
     "gamma": _gamma,
     "activation": _activation,
+    "entropy": _entropy,
     "gradient": _gradient,
 }
 # Those that look at data.

@@ -125,7 +125,7 @@ def entropy(layer: Weights, bits: ir.Array, mean: ir.Array, cut: Cut) -> Scores:
 
 
 def channel_bits(
-    model: ir.Model, data: Samples, layers: Sequence[Weights], threads: int | None
+    model: ir.Model, data: Samples, nodes: Sequence[ir.Node], threads: int | None
 ) -> dict[ir.Node, ir.Array]:
     """The entropy in bits of what each weight of a layer reads, (groups, fan_in), from histograms of its channels.
 
@@ -135,8 +135,8 @@ def channel_bits(
     from edgecc.runtime.ort import OrtRunner
 
     fed = {str(v.name) for v in model.graph.inputs}
-    names = {layer.node: str(layer.node.inputs[0].name) for layer in layers}  # type: ignore[union-attr]
-    axes = {names[layer.node]: 1 if layer.node.op_type == "Conv" else -1 for layer in layers}
+    names = {node: str(node.inputs[0].name) for node in nodes}  # type: ignore[union-attr]
+    axes = {names[node]: 1 if node.op_type == "Conv" else -1 for node in nodes}
     runner = OrtRunner.from_model(model, threads=threads, extra_outputs=[n for n in axes if n not in fed])
     limits: dict[str, tuple[float, float]] = {}
     counts: dict[str, ir.Array] = {}
@@ -156,10 +156,11 @@ def channel_bits(
                 found = np.bincount(lanes.reshape(-1), minlength=_BINS * len(lanes)).reshape(-1, _BINS)
                 counts[name] = counts.get(name, 0) + found
     result = {}
-    for layer in layers:
-        share = counts[names[layer.node]] / counts[names[layer.node]].sum(axis=1, keepdims=True)
+    for node in nodes:
+        share = counts[names[node]] / counts[names[node]].sum(axis=1, keepdims=True)
         bits = -(share * np.log2(np.maximum(share, 1e-30))).sum(axis=1)
-        result[layer.node] = np.repeat(bits, layer.taps).reshape(groups(layer.node), fan_in(layer.node))
+        size = groups(node) * fan_in(node)
+        result[node] = np.repeat(bits, size // len(bits)).reshape(groups(node), -1)
     return result
 
 

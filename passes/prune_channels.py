@@ -42,9 +42,10 @@ class PruneChannels(Pass):
             float32 constants (1MB), cycles by the target's numbers; each may be a share of what it has (70%).
         scope: `global` takes the channels that cost least for what they save; `layer` the same share of each group.
         criterion: what a channel is worth: l1, l2 norm of the weights that make it; gamma, of the BatchNormalization
-            after it (before that is folded); activation, its energy; gradient, what the answers lose to first order;
-            reconstruction, what the layers that read it lose even when fitted again.
-        align: channels of a group stay a multiple of this, if it has four times as many; None: the target's vector.
+            after it (before that is folded); activation, its energy; entropy, its bits; gradient, what the answers
+            lose to first order; reconstruction, what the layers that read it lose even when fitted again.
+        align: channels of a group stay a multiple of this; None: of the target's vector, or of half of it and so on
+            where a group has fewer than four times as many.
         samples: at most so many calibration samples are used; columns: places of each.
         damping: of least squares, as a share of the mean second moment.
         max_fan_in: layers with more inputs an output are not fitted again: time grows with its cube.
@@ -58,7 +59,9 @@ class PruneChannels(Pass):
     max_size: str | None = None
     max_latency: str | None = None
     scope: Literal["global", "layer"] = "global"
-    criterion: Literal["l1", "l2", "gamma", "activation", "gradient", "reconstruction"] = "reconstruction"
+    criterion: Literal["l1", "l2", "gamma", "activation", "entropy", "gradient", "reconstruction"] = (
+        "reconstruction"
+    )
     align: int | None = None
     samples: int = 128
     columns: int = 49
@@ -139,10 +142,12 @@ class PruneChannels(Pass):
 
     def _align(self, count: int, ctx: PassContext) -> int:
         """The multiple that a group of so many channels keeps to."""
-        width = self.align or (ctx.target.vector_width if ctx.target is not None else 1)
+        if self.align is not None:
+            return self.align
+        width = ctx.target.vector_width if ctx.target is not None else 1
         while width > 1 and 4 * width > count:
             width //= 2
-        return max(width, 1)
+        return width
 
     def _choose(
         self,
@@ -181,18 +186,21 @@ class PruneChannels(Pass):
         while left > wanted:
             best: tuple[float, int, int, float] | None = None
             for i, curve in enumerate(curves):
-                count = (len(curve.group.units) - taken[i]) % steps[i] or steps[i]
-                if taken[i] + count > len(curve.order):
-                    continue
-                saved = float(count) if goal is None else cost.saved(kind, gone, _with(gone, curve, count))
-                loss = factors[i] * float(curve.loss[taken[i] + count] - curve.loss[taken[i]])
-                if saved > 0 and (best is None or loss / saved < best[0]):
-                    best = (loss / saved, i, count, saved)
+                first = (len(curve.group.units) - taken[i]) % steps[i] or steps[i]
+                for count in range(
+                    first, len(curve.order) - taken[i] + 1, steps[i]
+                ):  # a whole vector may pay at once
+                    saved = (
+                        float(count) if goal is None else cost.saved(kind, gone, _with(gone, curve, count))
+                    )
+                    loss = factors[i] * float(curve.loss[taken[i] + count] - curve.loss[taken[i]])
+                    if saved > 0 and (best is None or loss / saved < best[0]):
+                        best = (loss / saved, i, count, saved)
             if best is None:
                 raise BudgetError(
-                    f"with nine of ten channels gone {left:,.0f} are left of {total:,.0f} {kind}, {wanted:,.0f} wanted",
+                    f"with all channels gone that may go {left:,.0f} {kind} are left, {wanted:,.0f} wanted",
                     node=f"{self.name}:{goal or 'ratio'}",
-                    remedy="ask for less, or choose a smaller network",
+                    remedy="ask for less, a smaller align, or choose a smaller network",
                 )
             _, i, count, saved = best
             gone = _with(gone, curves[i], count)

@@ -138,7 +138,11 @@ class Sparsify(Pass):
             return {layer: sc.magnitude(layer, cut) for layer in found}
         data = spread(ctx.data, self.samples)
         by_node = {layer.node: layer for layer in found}
-        bits = sc.channel_bits(model, data, found, 1) if self.criterion == "entropy" else {}
+        bits = (
+            sc.channel_bits(model, data, [layer.node for layer in found], 1)
+            if self.criterion == "entropy"
+            else {}
+        )
         # Rows that lose more than twice the ratio are few, and the time grows with the square of what goes.
         most = (
             self.most

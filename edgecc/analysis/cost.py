@@ -54,7 +54,25 @@ def cycles(node: ir.Node, outputs: Iterable[ir.Value], precision: str, rates: Co
         rates: of the target.
     """
     precision = "int8" if precision == "int4" else precision
-    return _priced(macs(node), moved_bytes(node, outputs, precision), precision, rates)
+    made = output_channels(node)
+    products = macs(node) * (padded(made, precision, rates) / made if made else 1)
+    return _priced(products, moved_bytes(node, outputs, precision), precision, rates)
+
+
+def output_channels(node: ir.Node) -> int:
+    """How many channels a product of a group makes; 0 of what is none, and of depthwise convolutions."""
+    if not macs(node) or node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return 0
+    if node.op_type == "Conv":
+        made = ir.static_dims(node.inputs[1])[0] // int(ir.attribute(node, "group", 1))  # type: ignore[arg-type]
+        return made if ir.attribute(node, "group", 1) == 1 or made > 1 else 0
+    return ir.static_dims(node.outputs[0])[-1]
+
+
+def padded(channels: float, precision: str, rates: CostSpec) -> float:
+    """Channels that take as long as so many."""
+    step = rates.channels.get(precision, 1)
+    return -(-channels // step) * step
 
 
 def layer_cycles(
@@ -74,7 +92,7 @@ def layer_cycles(
     return _priced(products, moved, precision, rates, operators)
 
 
-def _priced(products: int, moved: int, precision: str, rates: CostSpec, operators: int = 1) -> float:
+def _priced(products: float, moved: int, precision: str, rates: CostSpec, operators: int = 1) -> float:
     return products * rates.mac[precision] + moved * rates.byte[precision] + operators * rates.operator
 
 

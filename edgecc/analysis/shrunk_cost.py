@@ -8,7 +8,7 @@ from math import prod
 
 from edgecc import ir
 from edgecc.analysis.channel_problem import Axis, size
-from edgecc.analysis.cost import elements, macs
+from edgecc.analysis.cost import elements, macs, output_channels, padded
 from edgecc.target import CostSpec
 
 # Axis -> how many of its indices are gone.
@@ -17,10 +17,14 @@ Gone = Mapping[Axis, int]
 
 @dataclass(frozen=True)
 class _Part:
-    """A node's multiply-accumulates, which shrink with each of `by`, and what it reads and writes."""
+    """A node's multiply-accumulates, which shrink with each of `by`, and what it reads and writes.
+
+    `made`: how many output channels a product makes, and the axis of the weights by which these shrink.
+    """
 
     macs: int
     by: tuple[Axis, ...]
+    made: tuple[int, Axis] | None
     moved: tuple[tuple[int, tuple[Axis, ...]], ...]
 
 
@@ -71,7 +75,11 @@ class ShrunkCost:
     def _cycles(self, part: _Part, gone: Gone) -> float:
         rates = self._rates
         moved = sum(4 * count * _left(own, gone) for count, own in part.moved)
-        return _macs(part, gone) * rates.mac["fp32"] + moved * rates.byte["fp32"] + rates.operator
+        products = _macs(part, gone)
+        if part.made is not None:
+            left = max(part.made[0] * _left((part.made[1],), gone), 1.0)
+            products *= padded(round(left), "fp32", rates) / left
+        return products * rates.mac["fp32"] + moved * rates.byte["fp32"] + rates.operator
 
 
 def _macs(part: _Part, gone: Gone) -> float:
@@ -98,4 +106,8 @@ def _part(node: ir.Node, axes: set[Axis]) -> _Part:
         weight, out = node.inputs[1], node.outputs[0]
         constant = weight.const_value is not None
         by = _own(weight, axes) if constant else (*_own(out, axes), *_own(weight, axes)[-2:-1])
-    return _Part(count, by, tuple((elements(v), _own(v, axes)) for v in values))
+    channels, made = output_channels(node), None
+    if channels and node.inputs[1] is not None and node.inputs[1].const_value is not None:
+        rows = node.op_type == "Conv" or ir.attribute(node, "transB", 0)
+        made = (channels, (node.inputs[1], 0 if rows else len(node.inputs[1].shape or ()) - 1))
+    return _Part(count, by, made, tuple((elements(v), _own(v, axes)) for v in values))
