@@ -104,8 +104,9 @@ def _part(node: ir.Node, axes: set[Axis]) -> _Part:
     by: tuple[Axis, ...] = ()
     if count and node.inputs[1] is not None:
         weight, out = node.inputs[1], node.outputs[0]
-        constant = weight.const_value is not None
-        by = _own(weight, axes) if constant else (*_own(out, axes), *_own(weight, axes)[-2:-1])
+        summed = (weight, len(weight.shape or ()) - (1 if ir.attribute(node, "transB", 0) else 2))
+        computed = (*_own(out, axes), *({summed} & axes))
+        by = _own(weight, axes) if weight.const_value is not None else computed
     channels, made = output_channels(node), None
     if channels and node.inputs[1] is not None and node.inputs[1].const_value is not None:
         rows = node.op_type == "Conv" or ir.attribute(node, "transB", 0)
