@@ -15,6 +15,7 @@ from edgecc.passes._low_rank import Metric, Option, allot, spectrum, weigh
 from edgecc.passes.fuse_depthwise_pointwise import FuseDepthwisePointwise
 from edgecc.passes.split_gemm import SplitGemm
 from edgecc.pipeline import PassContext, Pipeline
+from edgecc.presets import make_pass
 from edgecc.runtime.ort import OrtRunner
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -199,6 +200,24 @@ def test_each_way_of_weighing_gains(parse: Any) -> None:
     assert found[2] > found[1] + 0.5
 
 
+@pytest.mark.parametrize("error", [0.1, 0.001])
+def test_as_far_as_the_answers_allow(error: float) -> None:
+    """The measured change of the answers is within the error; at half the ratio it is not."""
+    model, _ = Pipeline([make_pass("fold_constants"), make_pass("fuse_gemm")]).run(
+        load(MODELS / "digits_mlp.onnx")
+    )
+    images = np.load(MODELS / "digits_mlp_calib.npz")
+    context = PassContext(data=images[images.files[0]])
+    _, log = Pipeline([SplitGemm(error=error)]).run(model, context)
+    effect = log.records[0].effect
+    assert effect is not None
+    assert 10 ** (-effect.sqnr_db / 10) <= error
+    ratio = effect.macs[1] / effect.macs[0]
+    _, log = Pipeline([SplitGemm(ratio=ratio / 2)]).run(model, context)
+    assert log.records[0].effect is not None
+    assert 10 ** (-log.records[0].effect.sqnr_db / 10) > error
+
+
 def test_the_budget_is_of_the_whole_network(parse: Any) -> None:
     model = _chain(parse)
     limit = 0.7 * total_macs(model)
@@ -257,7 +276,7 @@ def test_where_it_is_not_faster_it_is_refused(parse: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "data", "reason"),
     [
-        ({}, True, "none of energy, ratio and max_macs"),
+        ({}, True, "none of energy, ratio, max_macs and error"),
         ({"energy": 0.9, "ratio": 0.5}, True, "2 of energy"),
         ({"ratio": 1.5}, True, "at most 1"),
         ({"ratio": 0.5}, False, "needs calibration data"),
