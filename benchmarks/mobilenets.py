@@ -16,7 +16,9 @@ class _Stack:
         self.size = -(-self.size // stride)
         per_output = kernel**2 * (1 if kind == "depthwise" else self.channels)
         written = self.size**2 * out
-        self.layers.append(Layer("", "Conv", kind, per_output * written, read + written, per_output * out + out))
+        self.layers.append(
+            Layer("", "Conv", kind, per_output * written, read + written, per_output * out + out)
+        )
         self.channels = out
 
     def other(self, moved: int) -> None:
@@ -49,7 +51,15 @@ def v2(width: float, size: int, classes: int = 1000) -> list[Layer]:
 
     stack = _Stack(size)
     stack.conv("conv", 3, 2, scaled(32))
-    plan = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+    plan = [
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ]
     for expand, out, repeats, first in plan:
         for i in range(repeats):
             before = stack.channels

@@ -120,10 +120,11 @@ def _moved(row: _Row, given: list[Shape]) -> list[Shape]:
             return [(c, 1, 1)]
         kernel, stride, pad = row.number(1, 1), row.number(2, 1), row.number(3, 0)
         if row.number(5, 0) == 0:  # full padding rounds up
-            return [(c, *(-(-(n + 2 * pad - kernel) // stride) + 1 for n in (h, w)))]
+            high, wide = (-(-(n + 2 * pad - kernel) // stride) + 1 for n in (h, w))
+            return [(c, high, wide)]
         if row.number(5, 0) in (2, 3):
             return [(c, -(-h // stride), -(-w // stride))]
-        return [(c, *(_out(n, kernel, stride, pad, 1) for n in (h, w)))]
+        return [(c, _out(h, kernel, stride, pad, 1), _out(w, kernel, stride, pad, 1))]
     if row.kind == "Concat" and row.number(0, 0) == 0:
         return [(sum(g[0] for g in given), h, w)]
     if row.kind == "Slice":
