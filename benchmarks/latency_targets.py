@@ -125,6 +125,9 @@ def table(want: Wanted, fit: Fitted, transfer: dict[str, float]) -> str:
         f"error = {errors[0]:.3f}",
         f"error_new = {errors[1]:.3f}",
     ]
+    if len({r.network for r in rows}) == 1:  # nothing to leave out there: what one network is worth elsewhere
+        errors = [float(np.mean(abs(fits.new_device(fit.rows, fit.columns)[1])))] * 2
+        lines[-2:] = [f"error = {errors[0]:.3f}", f"error_new = {errors[1]:.3f}"]
     other = transfer.get(want.precision if want.precision == "int8" else "fp32")
     if want.runtime == "ncnn" and other is not None:
         lines.append(f"error_other = {other:.3f}")

@@ -358,7 +358,9 @@ def _catalogue(
         voice.show(found, lambda: [catalogue.list_table(title, found)])
         return
     one = page(name)
-    voice.show(one, lambda: catalogue.page_lines(one))
+    voice.show(
+        one, lambda: catalogue.target_items(one) if title == "targets" else list(catalogue.page_lines(one))
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """Predicted latency: layers counted by kind, rates refitted, grades told; the committed rates are the script's."""
 
+import csv
 import importlib
 import json
 import sys
@@ -215,3 +216,25 @@ def test_the_committed_rates_are_the_fitted_ones(fitting: object) -> None:
                 spec = tables[want.runtime, want.precision]
                 for group, log in zip(columns, found.devices[want.device], strict=True):
                     assert all(spec.rates[k] == pytest.approx(np.exp(log), rel=0.01) for k in group)
+
+
+def test_the_counted_networks_are_those_that_others_counted(shared: Path) -> None:
+    def rows(path: Path) -> dict[str, dict[str, str]]:
+        with path.open(encoding="utf-8") as file:
+            return {r["model"]: r for r in csv.DictReader(file)}
+
+    ours, theirs = rows(BENCHMARKS / "latency_networks.csv"), rows(shared / "latency_features.csv")
+    names = {
+        "conv1x1": "conv1x1_macs_M",
+        "conv3x3": "conv3x3s1_macs_M",
+        "conv": "convKxK_macs_M",
+        "weights": "weights_M",
+    }
+    both = set(ours) & set(theirs)
+    assert len(both) == 21
+    for model in both:
+        for own, other in names.items():
+            assert float(ours[model][own]) / 1e6 == pytest.approx(float(theirs[model][other]), abs=1e-4), (
+                model,
+                own,
+            )

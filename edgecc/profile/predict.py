@@ -22,7 +22,6 @@ _FACTOR_OF_TWO = 1.0  # relative error: the truth lies between half and twice th
 _OTHER_CLOCK = (
     0.26  # mean error on a device of a known core class from its clock alone (benchmarks/README.md)
 )
-_ONE_NETWORK = 0.15  # likewise with one measured network
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def _choose(device: Target, runtime: str, precision: str) -> tuple[LatencySpec, 
     if own:
         spec = max(own, key=lambda s: s.networks)
         few = spec.networks == 1
-        return spec, SCALED if few else CALIBRATED, max(spec.error, _ONE_NETWORK) if few else spec.error, ()
+        return spec, SCALED if few else CALIBRATED, spec.error, ()
     same = [s for s in device.latency if s.precision == precision]
     if same:
         spec = same[0]

@@ -15,7 +15,7 @@ from edgecc.profile.predict import _choose
 from edgecc.target import LatencySpec, Target
 
 _COLUMNS = ("model", "latency_ms")
-_ONE_NETWORK = 0.15
+_ONE_NETWORK = 0.15  # mean error on devices left out, of ncnn, from one network (benchmarks/README.md)
 
 
 @dataclass(frozen=True)
