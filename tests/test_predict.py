@@ -97,9 +97,6 @@ def test_a_prediction_is_the_sum_of_rates_times_amounts(network: Path) -> None:
     assert (found.low_ms, found.high_ms) == pytest.approx((0.9 * found.ms, 1.1 * found.ms))
 
 
-BOARDS = {"boards": {"mine": {"description": "mine", "ghz": 1.0, "source": "s"}}}
-
-
 def test_grades(network: Path) -> None:
     model = load(network)
     other = predict(model, device(table(runtime="ncnn", error_other=0.3)))
@@ -238,3 +235,12 @@ def test_the_counted_networks_are_those_that_others_counted(shared: Path) -> Non
                 model,
                 own,
             )
+
+
+@pytest.mark.parametrize(("width", "size", "classes", "macs"), [(1.0, 224, 1000, 568.7), (0.25, 96, 2, 7.49)])
+def test_mobilenets_have_the_operations_of_their_papers(
+    monkeypatch: pytest.MonkeyPatch, width: float, size: int, classes: int, macs: float
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    found = importlib.import_module("mobilenets").v1(width, size, classes)
+    assert sum(layer.macs for layer in found) / 1e6 == pytest.approx(macs, rel=0.002)

@@ -112,7 +112,7 @@ def predict(
             remedy="bind symbolic dimensions with --input-shape",
         )
     runtime = runtime or device.runtimes.get(device.formats[0], "LiteRT")
-    spec, grade, error, notes = _choose(device, runtime, precision)
+    spec, grade, error, notes = choose(device, runtime, precision)
     board = None if device.board is None else device.boards[device.board]
     ghz = spec.ghz if board is None else board.ghz
     if board is not None and (ghz, board.description) != (spec.ghz, spec.board):
@@ -154,7 +154,7 @@ def predict_file(
     return predict(model, device, precision=precision)
 
 
-def _choose(device: Target, runtime: str, precision: str) -> tuple[LatencySpec, str, float, tuple[str, ...]]:
+def choose(device: Target, runtime: str, precision: str) -> tuple[LatencySpec, str, float, tuple[str, ...]]:
     """The table that serves best, what it is worth, its error, and what to say of it."""
     own = [s for s in device.latency if s.runtime == runtime and s.precision == precision]
     if own:

@@ -11,7 +11,7 @@ import numpy as np
 from edgecc.analysis.latency_fit import posterior
 from edgecc.analysis.workload import layers_of, total_amounts
 from edgecc.errors import ModelError, UsageError
-from edgecc.profile.predict import _choose
+from edgecc.profile.predict import choose
 from edgecc.target import LatencySpec, Target
 
 _COLUMNS = ("model", "latency_ms")
@@ -85,7 +85,7 @@ def refit(
     from edgecc.importer import load
 
     runtime = runtime or device.runtimes.get(device.formats[0], "LiteRT")
-    base, *_ = _choose(device, runtime, precision)
+    base, *_ = choose(device, runtime, precision)
     own = None if device.board is None else device.boards[device.board].ghz
     clock = ghz or own or base.ghz
     names = [k for k, v in base.rates.items() if v > 0]
