@@ -18,7 +18,8 @@ def targets() -> dict[str, str]:
     found = {}
     for name in registry.target_files():
         device = target(name)
-        also = f" (also {', '.join(device.aliases)})" if device.aliases else ""
+        others = (*device.aliases, *device.boards)
+        also = f" (also {', '.join(others)})" if others else ""
         found[name] = f"{device.description}{also}"
     return found
 
@@ -27,6 +28,45 @@ def target_page(name: str) -> dict[str, Any]:
     """Everything that is known about a target."""
     page: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(target(name)))  # lists, no tuples
     return page
+
+
+def target_items(page: dict[str, Any]) -> list[Table | str]:
+    """The page of a target: limits and kernels, facts with their sources, boards, and its latency model."""
+    tables = {"facts", "latency", "boards"}
+    items: list[Table | str] = [
+        *page_lines({k: v for k, v in page.items() if k not in tables and v not in ([], {})})
+    ]
+    if page["facts"]:
+        rows = [[f["name"], f"{f['value']:g}", f["unit"], f["source"]] for f in page["facts"]]
+        items.append(Table("facts", ("fact", ">value", "unit", "source"), rows))
+    if page["boards"]:
+        rows = [
+            [name, f"{b['ghz']:g} GHz", _kb(b["ram_kb"]), _kb(b["flash_kb"]), b["source"]]
+            for name, b in page["boards"].items()
+        ]
+        items.append(
+            Table("boards (each a name for --target)", ("board", ">clock", ">RAM", ">flash", "source"), rows)
+        )
+    if not page["latency"]:
+        return [*items, "latency: no table; predictions are refused"]
+    rows = [
+        [s["runtime"], s["precision"], s["board"], f"{s['ghz']:g} GHz", str(s["threads"]), str(s["networks"]),
+         *(_error(s[key]) for key in ("error", "error_new", "error_other"))]
+        for s in page["latency"]
+    ]  # fmt: skip
+    headings = ("runtime", "precision", "figures of", ">clock", ">threads", ">networks", ">error", ">new network",
+                ">other runtime")  # fmt: skip
+    items.append(Table("latency model (mean error on a network left out)", headings, rows))
+    items += [f"{s['runtime']} {s['precision']}: {s['source']}" for s in page["latency"]]
+    return items
+
+
+def _kb(value: int | None) -> str:
+    return "-" if value is None else f"{value} KB"
+
+
+def _error(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f} %"
 
 
 def passes() -> dict[str, str]:

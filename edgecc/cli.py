@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import platform
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -161,38 +162,104 @@ def inspect_command(
 
 @app.command("profile")
 @click.argument("model", metavar="MODEL")
-@click.option("--target", default="arm", metavar="T", help="See `edgecc targets`.")
-@click.option("--device", default="local", metavar="local", help="Where it runs.")
+@click.option("--target", metavar="T[,T2..]", help="Predicts for it, unless it is to be measured.")
+@click.option("--device", metavar="local", help="Where it is measured (default without --target: local).")
+@click.option(
+    "--precision", metavar="WORD", help="That a prediction is for (default: the file's, else int8)."
+)
 @click.option("--threads", default=1, metavar="N", help="Of the runtime (default: 1).")
-@click.option("--runs", type=int, metavar="N", help="Timed runs (default: as many as fit).")
+@click.option("--runs", type=int, metavar="N", help="Timed runs here (default: as many as fit).")
+@click.option("--html", metavar="FILE", help="A prediction as a page, too.")
+@_INPUT_SHAPE
 @_speech
 def profile_command(
     *,
     model: str,
-    target: str,
-    device: str,
+    target: str | None,
+    device: str | None,
+    precision: str | None,
     threads: int,
     runs: int | None,
+    html: str | None,
+    input_shape: tuple[str, ...],
     json: bool,
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Measure MODEL (.onnx or .tflite) per operator on this machine."""
+    """Measure MODEL (.onnx or .tflite) per operator on this machine, or predict it (.onnx) for a target."""
+    from edgecc.options import shapes
     from edgecc.target import target as find_target
 
-    for name in target.split(","):
-        find_target(name)
-    if device != "local":
+    voice, limit = _Voice(json, quiet, verbose), None if verbose else 20
+    devices = [find_target(name) for name in (target or "").split(",") if name]
+    bound = shapes(input_shape) if input_shape else {}
+    if device not in (None, "local"):
         raise UsageError(
             f"{device!r} cannot be reached", node="--device", remedy="this version measures on `local` only"
         )
+    here = [each.name for each in devices] == [
+        platform.machine().replace("_", "-").replace("AMD64", "x86-64")
+    ]
+    if device is None and runs is None and devices and not here:
+        from edgecc.profile.predict import predict_file
+        from edgecc.report.predictions import prediction_page, prediction_tables
+
+        guessed = [
+            predict_file(Path(model), each, precision=precision, input_shape=bound) for each in devices
+        ]
+        if html is not None:
+            Path(html).write_text(prediction_page(guessed, model), encoding="utf-8")
+        voice.show(
+            {"predictions": [p.to_dict() for p in guessed]}, lambda: prediction_tables(guessed, limit, model)
+        )
+        return
+    if html is not None:
+        raise UsageError("--html is for predictions", remedy="`compile` writes a page with what was measured")
     from edgecc.profile import profile_artifact
     from edgecc.report.tables import profile_tables
 
-    found = profile_artifact(Path(model), runs=runs, threads=threads)
-    _Voice(json, quiet, verbose).show(
-        found.to_dict(), lambda: profile_tables(found, None if verbose else 20, model)
-    )
+    found = profile_artifact(Path(model), runs=runs, threads=threads, input_shape=bound)
+    voice.show(found.to_dict(), lambda: profile_tables(found, limit, model))
+
+
+@app.command("calibrate")
+@click.argument("measured", metavar="MEASURED.csv")
+@click.option("--target", required=True, metavar="T", help="Whose rates are refitted.")
+@click.option("-o", "--output", required=True, metavar="myboard.toml", help="The target that is written.")
+@click.option("--precision", default="int8", metavar="WORD", help="Of what was measured (default: int8).")
+@click.option("--runtime", metavar="NAME", help="That ran it (default: the target's first).")
+@click.option("--ghz", type=float, metavar="1.8", help="The board's clock (default: the target's).")
+@_speech
+def calibrate_command(
+    *,
+    measured: str,
+    target: str,
+    output: str,
+    precision: str,
+    runtime: str | None,
+    ghz: float | None,
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Refit a target's latency rates to measured networks (`model,latency_ms`; one is enough)."""
+    from edgecc.profile.recalibrate import read_measured, refit, target_text
+    from edgecc.target import target as find_target
+
+    device, path = find_target(target), Path(output)
+    if path.suffix != ".toml":
+        raise UsageError("the name of a target file ends in .toml", node="--output")
+    rows = read_measured(Path(measured))
+    spec, before = refit(rows, device, runtime=runtime, precision=precision, ghz=ghz, board=path.stem)
+    base = str(Path(target).resolve()) if target.endswith(".toml") else device.name
+    path.write_text(target_text(spec, device, path.stem, base), encoding="utf-8")
+    data = {"file": str(path), "networks": len(rows), "error_before": before, "error": spec.error}
+    lines = [
+        f"{len(rows)} measured: the rates of {device.name} were off by {100 * before:.0f} % on average;"
+        f" the new ones by {100 * spec.error:.0f} % on a network that is not among them",
+        f"wrote {path}",
+    ]
+    _Voice(json, quiet, verbose).show(data, lambda: list(lines))
 
 
 @app.command("verify")
@@ -291,7 +358,9 @@ def _catalogue(
         voice.show(found, lambda: [catalogue.list_table(title, found)])
         return
     one = page(name)
-    voice.show(one, lambda: catalogue.page_lines(one))
+    voice.show(
+        one, lambda: catalogue.target_items(one) if title == "targets" else list(catalogue.page_lines(one))
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

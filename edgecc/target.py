@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +49,47 @@ class CostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str = "elements in a vector of 16 bytes; not measured"
 
 
+class LatencySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long layers take in one runtime and precision, by figures of a board.
+
+    Attributes:
+        runtime, precision: whose kernels.
+        board: on which the figures were made.
+        ghz: its clock; rates are cycles of it.
+        threads: of the figures.
+        rates: rate of `analysis.workload.RATES` -> cycles for one.
+        error: mean relative error on a network that was not measured on this board.
+        error_new: likewise on one that was measured on none; None where that is unknown.
+        error_other: likewise of other runtimes; None where the two were not compared.
+        networks: how many were measured.
+        measured: of these, how many by the user, for `calibrate`.
+        source: where the figures are from.
+    """
+
+    runtime: str
+    precision: str
+    board: str
+    ghz: float
+    threads: int = 1
+    rates: dict[str, float]
+    error: float
+    error_new: float | None = None
+    error_other: float | None = None
+    networks: int
+    measured: int = 0
+    source: str
+
+
+class BoardSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A board with this core: its name is taken by `--target`, too, and sets clock and memory."""
+
+    description: str
+    ghz: float
+    ram_kb: int | None = None
+    flash_kb: int | None = None
+    source: str
+
+
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What edgecc knows about a device.
 
@@ -62,7 +104,11 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         runtimes: format -> what runs it.
         pipeline: the float passes.
         cost: what operators take, for choosing precisions.
+        latency: what layers take, by published or measured figures.
         facts: numbers with their sources.
+        notes: what a user should know before choosing a precision.
+        boards: with this core, by name.
+        board: the one of them that was asked for.
         ram_kb, flash_kb: memory limits, None where there is none to speak of.
     """
 
@@ -78,7 +124,11 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     runtimes: dict[str, str] = {}
     pipeline: PipelineSpec = PipelineSpec()
     cost: CostSpec = CostSpec()
+    latency: tuple[LatencySpec, ...] = ()
     facts: tuple[Fact, ...] = ()
+    notes: tuple[str, ...] = ()
+    boards: dict[str, BoardSpec] = {}
+    board: str | None = None
     ram_kb: int | None = None
     flash_kb: int | None = None
 
@@ -91,8 +141,23 @@ def target(name: str) -> Target:
         ModelError: its file is malformed; the message names the key.
     """
     if not name.endswith(".toml") and name not in registry.target_files():  # no alias hides a name
-        name = _aliases().get(name, name)
+        found = _aliases().get(name)
+        if found is not None:
+            return _on_board(read_target(registry.target_file(found)), name)
     return read_target(registry.target_file(name))
+
+
+def _on_board(core: Target, name: str) -> Target:
+    """The target with the memory of one of its boards; itself if the name is not a board's."""
+    board = core.boards.get(name)
+    if board is None:
+        return core
+    return msgspec.structs.replace(
+        core,
+        board=name,
+        ram_kb=core.ram_kb if board.ram_kb is None else board.ram_kb,
+        flash_kb=core.flash_kb if board.flash_kb is None else board.flash_kb,
+    )
 
 
 def read_target(path: Path) -> Target:
@@ -104,14 +169,40 @@ def read_target(path: Path) -> Target:
     try:
         return msgspec.convert(_read(path, ()), Target)
     except msgspec.ValidationError as error:
-        raise ModelError(str(error), node=str(path), remedy="see docs/targets.md for the keys") from error
+        where = _line(path, str(error))
+        raise ModelError(
+            str(error),
+            node=str(path) if where is None else f"{path}, line {where}",
+            remedy="see docs/targets.md for the keys",
+        ) from error
+
+
+def _line(path: Path, message: str) -> int | None:
+    """The line of the key that a message of msgspec names, if it stands in that file and not in one it extends."""
+    steps = re.findall(r"\w+", (re.search(r"`\$([^`]*)`", message) or [""])[0])
+    unknown = re.search(r"unknown field `([^`]+)`", message)
+    keys = [s for s in steps if not s.isdigit()] + ([unknown[1]] if unknown else [])
+    entry = next((int(s) for s in steps if s.isdigit()), 0)
+    found, table, seen = None, "", -1
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        header = re.match(r"\s*\[(\[?)\s*([\w.\"-]+)", text)
+        key = re.match(r"\s*\"?([\w-]+)\"?\s*=", text)
+        if header:
+            table = header[2].replace('"', "")
+            seen += bool(header[1]) and bool(keys) and table == keys[0]
+        here = [*table.split("."), key[1]] if table and key else [key[1]] if key else table.split(".")
+        other_entry = bool(table) and seen >= 0 and table == (keys or [""])[0] and seen != entry
+        if here and here[0] and here == keys[: len(here)] and not other_entry:
+            found = number  # the innermost that is written, which the last match is
+    return found
 
 
 @cache
 def _aliases() -> dict[str, str]:
     found: dict[str, str] = {}
     for name, path in registry.target_files().items():
-        for alias in _read(path, ()).get("aliases", ()):
+        data = _read(path, ())
+        for alias in (*data.get("aliases", ()), *data.get("boards", {})):
             found.setdefault(alias, name)
     return found
 
@@ -128,7 +219,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         return data
     base = path.parent / parent if str(parent).endswith(".toml") else registry.target_file(str(parent))
     merged = _read(base, (*seen, path))
-    for key in ("name", "aliases", "description"):
+    for key in ("name", "aliases", "description", "boards", "board"):
         merged.pop(key, None)
     for key, value in data.items():
         merged[key] = {**merged[key], **value} if isinstance(value, dict) and key in merged else value

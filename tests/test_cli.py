@@ -280,7 +280,7 @@ def test_every_command_speaks_json_plain_text_or_not_at_all(cli: Cli, tmp_path: 
 def test_help_and_version(cli: Cli) -> None:
     top = cli("--help")
     assert top.code == 0
-    for command in ("compile", "inspect", "profile", "verify", "targets", "passes"):
+    for command in ("compile", "inspect", "profile", "verify", "calibrate", "targets", "passes"):
         assert command in top.out
         assert cli(command, "--help").code == 0
     assert cli("--version").out.startswith("edgecc 0.")
@@ -576,6 +576,46 @@ def test_profile_measures_both_formats(cli: Cli, tmp_path: Path) -> None:
         assert found.code == 0, found.err
         assert found.json["tier"] == "measured here"
         assert found.json["median_ms"] > 0
+
+
+def test_profile_predicts_for_targets_that_are_not_here(cli: Cli, tmp_path: Path) -> None:
+    page = tmp_path / "p.html"
+    found = cli("profile", CNN, "--target", "rpi4,cortex-m7", "--html", page, "--json")
+    assert found.code == 0, found.err
+    first, second = found.json["predictions"]
+    assert (first["target"], second["target"]) == ("rpi4", "cortex-m7")
+    for each in (first, second):
+        assert each["tier"] == "predicted"
+        assert each["grade"]
+        assert each["low_ms"] < each["ms"] < each["high_ms"]
+        assert sum(o["ms"] for o in each["operators"]) == pytest.approx(each["ms"])
+    assert "predicted" in page.read_text()
+    text = cli("profile", CNN, "--target", "cortex-m7").out
+    assert second["grade"] in text
+    assert "predicted" in text
+    assert (
+        cli("profile", CNN, "--target", "cortex-m7", "--device", "local", "--json").json["tier"]
+        == "measured here"
+    )
+    assert cli("profile", CNN, "--target", "ethos-u55-128").code == 3
+    assert cli("profile", CNN, "--html", page).code == 2
+
+
+def test_calibrate_makes_a_target(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(f"model,latency_ms\n{CNN},5.0\n")
+    made = tmp_path / "board.toml"
+    found = cli("calibrate", "--target", "cortex-m4", tmp_path / "m.csv", "-o", made, "--json")
+    assert found.code == 0, found.err
+    assert found.json["networks"] == 1
+    (again,) = cli("profile", CNN, "--target", made, "--json").json["predictions"]
+    assert again["ms"] == pytest.approx(5, rel=0.02)
+    assert cli("calibrate", "--target", "cortex-m4", tmp_path / "m.csv", "-o", tmp_path / "x").code == 2
+
+
+def test_a_page_of_a_target_shows_limits_facts_and_latency(cli: Cli) -> None:
+    text = cli("targets", "cortex-m4").out
+    for part in ("TFLite Micro", "640 KB", "MLPerf Tiny", "unchecked", "NuMaker-M467HJ"):
+        assert part in text
 
 
 def test_lists_and_pages(cli: Cli) -> None:

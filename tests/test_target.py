@@ -9,7 +9,7 @@ import pytest
 from edgecc import registry
 from edgecc.errors import EdgeccError, ModelError, UsageError
 from edgecc.presets import make_pass
-from edgecc.target import Fact, PipelineSpec, Target, read_target, target
+from edgecc.target import BoardSpec, Fact, LatencySpec, PipelineSpec, Target, read_target, target
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "targets.md"
 HEAD = 'name = "board"\ndescription = "a board"\n'
@@ -26,7 +26,8 @@ def test_every_target_is_complete(name: str) -> None:
     assert found.name == name == registry.target_file(name).stem
     assert found.description
     assert set(found.runtimes) == set(found.formats)
-    assert {"fp32", "int8"} <= set(found.precisions)
+    assert "int8" in found.precisions
+    assert set(found.only_as) <= set(found.precisions)
     assert all(fact.source and fact.unit for fact in found.facts)
     for preset in (found.pipeline.passes, *found.pipeline.presets.values()):
         assert [make_pass(step).name for step in preset] == [step.split(":")[0] for step in preset]
@@ -69,6 +70,45 @@ def test_a_malformed_file_is_one_clear_error(tmp_path: Path, case: str) -> None:
     assert caught.value.exit_code == 2
 
 
+LINES = {
+    "a key": (HEAD + "\n# a remark\nvector_widht = 3\n", 5),
+    "a type": (HEAD + 'ram_kb = "much"\n', 3),
+    "in a table": (HEAD + 'vector_width = 8\n[cost]\nbyte = { int8 = 1.0 }\nmac = { int8 = "x" }\n', 6),
+    "a key in a table": (HEAD + "[cost]\nmacs = 3\n", 4),
+    "in a list": (
+        HEAD + "[[facts]]\nname = 'a'\nvalue = 'x'\nunit = 'u'\nsource = 's'\n",
+        5,
+    ),
+    "syntax": (HEAD + "ram_kb = \n", 3),
+}
+
+
+@pytest.mark.parametrize("case", LINES)
+def test_an_error_names_file_and_line(tmp_path: Path, case: str) -> None:
+    text, line = LINES[case]
+    with pytest.raises(ModelError, match=rf"board\.toml.*line {line}\b"):
+        read_target(write(tmp_path, text))
+
+
+def test_the_second_entry_of_a_list_is_told_by_its_line(tmp_path: Path) -> None:
+    fact = "[[facts]]\nname = 'a'\nvalue = {}\nunit = 'u'\nsource = 's'\n"
+    with pytest.raises(ModelError, match=r"line 10\b"):
+        read_target(write(tmp_path, HEAD + fact.format(1) + fact.format("'x'")))
+
+
+def test_a_board_is_a_target_with_its_memory() -> None:
+    board = target("nucleo-l4r5zi")
+    assert (board.name, board.board, board.ram_kb, board.flash_kb) == (
+        "cortex-m4",
+        "nucleo-l4r5zi",
+        640,
+        2048,
+    )
+    assert board.boards["nucleo-l4r5zi"].source.endswith("unchecked")
+    assert target("cortex-m4").ram_kb is None
+    assert target("mobile").name == "android"
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such target file"):
         target(str(tmp_path / "nope.toml"))
@@ -88,7 +128,13 @@ def keys(kind: type[msgspec.Struct]) -> set[str]:
 
 @pytest.mark.parametrize(
     ("heading", "kind", "more"),
-    [("Keys", Target, {"extends"}), ("`[pipeline]`", PipelineSpec, set()), ("`[[facts]]`", Fact, set())],
+    [
+        ("Keys", Target, {"extends"}),
+        ("`[pipeline]`", PipelineSpec, set()),
+        ("`[[facts]]`", Fact, set()),
+        ("`[[latency]]`", LatencySpec, set()),
+        ("`[boards.NAME]`", BoardSpec, set()),
+    ],
 )
 def test_the_documentation_lists_every_key_and_no_other(
     heading: str, kind: type[msgspec.Struct], more: set[str]

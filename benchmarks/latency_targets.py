@@ -1,0 +1,186 @@
+"""Writes fitted rates into targets/*.toml, after the marker line, and the fit's errors with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import latency_model as fits
+import numpy as np
+
+from edgecc.analysis.latency_fit import Floats
+
+TARGETS = Path(__file__).resolve().parents[1] / "targets"
+FEW = 0.26  # mean error of ncnn on a device of a known class, by its clock alone (latency_model.py)
+MARKER = "# Fitted by benchmarks/latency_model.py --write; not edited by hand."
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A table of a target: figures of which device serve which runtime and precision."""
+
+    runtime: str
+    precision: str
+    rows: str
+    device: str
+    board: str
+
+
+def _ncnn(device: str, board: str, precision: str) -> list[Wanted]:
+    return [
+        Wanted("ncnn", precision, "ncnn float", device, board),
+        Wanted("ncnn", "int8", "ncnn int8", device, board),
+    ]
+
+
+_PI4 = "XNNPACK README, XNNPACK arm64, RPi 4 (arm64), 4 threads"
+_A76 = _ncnn("Raspberry Pi 5, Cortex-A76", "Raspberry Pi 5", "fp16")
+WANTED: dict[str, list[Wanted]] = {
+    "arm": _A76,
+    "cortex-a76": _A76,
+    "cortex-a53": [
+        *_ncnn("Raspberry Pi 3B+, Cortex-A53", "Raspberry Pi 3B+", "fp32"),
+    ],
+    "cortex-a55": _ncnn("OrangePi CM4 RK3566, Cortex-A55", "Orange Pi CM4", "fp16"),
+    "cortex-a72": [
+        *_ncnn("Raspberry Pi 4B, Cortex-A72", "Raspberry Pi 4B", "fp32"),
+        Wanted("LiteRT", "fp32", "tflite fp32", _PI4, "Raspberry Pi 4B"),
+        Wanted("LiteRT", "int8", "tflite int8", _PI4, "Raspberry Pi 4B"),
+    ],
+    "android": [
+        *_ncnn("Snapdragon 855+, Kryo 485 (Cortex-A76)", "Snapdragon 855+", "fp16"),
+        Wanted("LiteRT", "fp32", "tflite fp32", "XNNPACK README, XNNPACK, Pixel 3a, 1 threads", "Pixel 3a"),
+        Wanted("LiteRT", "int8", "tflite int8", "TFLite hosted models, TFLite CPU, Pixel 3, 4 threads", "Pixel 3"),
+    ],
+    **{f"cortex-{core}": [] for core in ("m4", "m7", "m33")},
+}  # fmt: skip
+MICRO_ENGINES = {"CMSIS-NN kernels": "TFLite Micro", "X-CUBE-AI": "X-CUBE-AI"}
+
+
+@dataclass
+class Fitted:
+    """A family's figures, fit and predictions of what was left out."""
+
+    rows: list[fits.Row]
+    columns: fits.Columns
+    found: fits.Fit
+    there: Floats
+    anywhere: Floats
+
+
+def fitted() -> dict[str, Fitted]:
+    """Every family, by the name that `Wanted.rows` has."""
+    cases = {
+        "ncnn float": (fits.ncnn_rows("fp32/fp16"), fits.NCNN),
+        "ncnn int8": (fits.ncnn_rows("int8"), fits.NCNN),
+        "tflite fp32": (fits.tflite_rows("fp32"), fits.XNNPACK),
+        "tflite int8": (fits.tflite_rows("int8"), fits.XNNPACK),
+        "micro": (fits.micro_rows(), fits.MICRO),
+    }
+    return {
+        name: Fitted(
+            rows, columns, fits.fit(rows, columns),
+            fits.left_out(rows, columns, fits.folds_there(rows)),
+            fits.left_out(rows, columns, fits.folds_anywhere(rows)),
+        )
+        for name, (rows, columns) in cases.items()
+    }  # fmt: skip
+
+
+def wanted(target: str, micro: list[fits.Row]) -> Iterator[Wanted]:
+    """The tables of a target; of a microcontroller, for each engine the board with most networks."""
+    yield from WANTED[target]
+    if not target.startswith("cortex-m"):
+        return
+    core = target.replace("cortex-m", "Cortex-M")
+    for engine, runtime in MICRO_ENGINES.items():
+        devices: dict[str, set[str]] = {}
+        for row in micro:
+            if row.family == f"{engine}, {core}":
+                devices.setdefault(row.device, set()).add(row.network)
+        if devices:
+            device = max(devices, key=lambda d: (len(devices[d]), d))
+            yield Wanted(runtime, "int8", "micro", device, device.split(", ")[1])
+
+
+def table(want: Wanted, fit: Fitted, transfer: dict[str, float]) -> str:
+    """The TOML of one."""
+    at = [i for i, r in enumerate(fit.rows) if r.device == want.device]
+    rows = [fit.rows[i] for i in at]
+    errors = [_error(fit, predicted, at) for predicted in (fit.there, fit.anywhere)]
+    logs = fit.found.devices[want.device]
+    rates = {k: float(np.exp(a)) for group, a in zip(fit.columns, logs, strict=True) for k in group}
+    threads = re.search(r"(\d) threads", want.device)
+    shown = ", ".join(f"{k} = {v:.3g}" for k, v in rates.items())
+    lines = [
+        "[[latency]]",
+        f'runtime = "{want.runtime}"',
+        f'precision = "{want.precision}"',
+        f'board = "{want.board}"',
+        f"ghz = {rows[0].ghz}",
+        f"threads = {threads[1] if threads else 1}",
+        f"networks = {len({r.network for r in rows})}",
+        f"error = {errors[0]:.3f}",
+        f"error_new = {errors[1]:.3f}",
+    ]
+    if len({r.network for r in rows}) == 1:  # nothing to leave out there: what one network is worth elsewhere
+        errors = [float(np.mean(abs(fits.new_device(fit.rows, fit.columns)[1])))] * 2
+        lines[-2:] = [f"error = {errors[0]:.3f}", f"error_new = {errors[1]:.3f}"]
+    other = transfer.get(want.precision if want.precision == "int8" else "fp32")
+    if want.runtime == "ncnn" and other is not None:
+        lines.append(f"error_other = {other:.3f}")
+    source = "published figures of " + ("ncnn's benchmark table" if want.runtime == "ncnn" else want.device)
+    return "\n".join([*lines, f"rates = {{ {shown} }}", f'source = "{source}"'])
+
+
+def _error(fit: Fitted, predicted: Floats, at: list[int]) -> float:
+    """Mean relative error of a device; of its family where it has no figure to leave out."""
+    ms = np.array([r.ms for r in fit.rows])
+    errors = abs(predicted / ms - 1)
+    own = errors[at][np.isfinite(errors[at])]
+    return float(own.mean() if len(own) else np.nanmean(errors))
+
+
+def transfer_errors(found: dict[str, Fitted]) -> dict[str, float]:
+    """Relative error of ncnn's rates of the same core class on single-threaded TFLite figures of 64-bit cores.
+
+    There are so few that the largest error counts, and not less than what a new device costs within ncnn.
+    """
+    errors = {}
+    classes = {"Coral": "in order", "Pixel 2": "out of order"}  # both 64-bit, on Linux and Android
+    for precision, ncnn in (("fp32", "ncnn float"), ("int8", "ncnn int8")):
+        base = found[ncnn]
+        own = []
+        for row in found[f"tflite {precision}"].rows:
+            family = next((f for key, f in classes.items() if key in row.device), None)
+            if family is None or "1 threads" not in row.device:
+                continue
+            speeds = [base.found.devices[r.device].mean() for r in base.rows if r.family == family]
+            shape = base.found.families[family]
+            logs = shape - shape.mean() + float(np.median(speeds))
+            own.append(abs(float(fits.matrix([row], base.columns)[0] @ np.exp(logs)) / row.ms - 1))
+        print(
+            f"transfer from ncnn, {precision}: {len(own)} figures, mean {np.mean(own):.3f}, median {np.median(own):.3f}"
+        )
+        errors[precision] = max(*own, FEW)
+    return errors
+
+
+def blocks() -> dict[str, str]:
+    """What belongs after the marker of each target."""
+    found = fitted()
+    transfer = transfer_errors(found)
+    return {
+        target: "\n\n".join(table(w, found[w.rows], transfer) for w in wanted(target, found["micro"].rows))
+        for target in WANTED
+    }
+
+
+def write() -> None:
+    """Replaces what follows the marker in each target's file."""
+    for target, block in blocks().items():
+        path = TARGETS / f"{target}.toml"
+        head = path.read_text(encoding="utf-8").split(MARKER)[0].rstrip()
+        path.write_text(f"{head}\n\n{MARKER}\n{block}\n", encoding="utf-8")

@@ -1,0 +1,199 @@
+"""Predicts the latency of a network on a device that is not here, by a target's rates, with error bar and grade."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecc import ir
+from edgecc.analysis.workload import Layer, amounts, layers_of
+from edgecc.errors import UnsupportedError, UsageError
+from edgecc.target import LatencySpec, Target
+
+PREDICTED = "predicted"
+CALIBRATED = "calibrated on that board"
+SCALED = "same core scaled by clock and one measured network"
+CLOCK_ONLY = "same core scaled by clock, nothing measured on that board"
+OTHER_RUNTIME = "other runtime"
+UNCALIBRATED = "uncalibrated (a factor of two: for ranking only)"
+
+_FACTOR_OF_TWO = 1.0  # relative error: the truth lies between half and twice the figure
+_OTHER_CLOCK = (
+    0.26  # mean error on a device of a known core class from its clock alone (benchmarks/README.md)
+)
+
+
+@dataclass(frozen=True)
+class OperatorPrediction:
+    """One operator.
+
+    Attributes:
+        index: in the order of the graph.
+        name, type: of the node.
+        ms: predicted.
+        share: of the sum, 0 to 1.
+        macs: multiply-accumulates.
+        moved: elements of activations read and written.
+        weights: elements of constants.
+        bound: what takes most of its time: "compute", "memory" or "overhead".
+    """
+
+    index: int
+    name: str
+    type: str
+    ms: float
+    share: float
+    macs: int
+    moved: int
+    weights: int
+    bound: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The latency of a network on a target.
+
+    Attributes:
+        target: and the board on it, if one was asked for.
+        runtime, precision: of the artifact.
+        ms: of the whole network, with one inference of batch 1.
+        low_ms, high_ms: ms less and more the error bar.
+        error: the bar as a part of ms: a mean relative error, so that a third of all cases lie outside.
+        grade: how far the figure can be trusted, in words.
+        tier: that it is predicted.
+        threads, ghz: of the figures that the rates are from, and of the board.
+        board: that the rates are from.
+        source: of the rates.
+        operators: in the order of the graph.
+        notes: what else to know.
+    """
+
+    target: str
+    runtime: str
+    precision: str
+    ms: float
+    low_ms: float
+    high_ms: float
+    error: float
+    grade: str
+    threads: int
+    ghz: float
+    board: str
+    source: str
+    operators: tuple[OperatorPrediction, ...]
+    notes: tuple[str, ...] = ()
+    tier: str = PREDICTED
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON takes it."""
+        return asdict(self)
+
+
+def predict(
+    model: ir.Model, device: Target, *, runtime: str | None = None, precision: str = "int8"
+) -> Prediction:
+    """Predicts what a network takes.
+
+    Args:
+        model: with known shapes: the float network, or an ONNX artifact.
+        device: with at least one latency table.
+        runtime: of the artifact; None: of the target's first format.
+        precision: that it is or will be compiled to.
+
+    Raises:
+        UsageError: a size of the network is not known.
+        UnsupportedError: the target has no latency table that could serve, not even to rank by.
+    """
+    unknown = [v for node in model.graph for v in node.outputs if ir.dims(v) is None]
+    if unknown:
+        raise UsageError(
+            f"the shape of {unknown[0].name} is not known",
+            remedy="bind symbolic dimensions with --input-shape",
+        )
+    runtime = runtime or device.runtimes.get(device.formats[0], "LiteRT")
+    spec, grade, error, notes = choose(device, runtime, precision)
+    board = None if device.board is None else device.boards[device.board]
+    ghz = spec.ghz if board is None else board.ghz
+    if board is not None and (ghz, board.description) != (spec.ghz, spec.board):
+        notes = (*notes, f"scaled from {spec.ghz:g} GHz ({spec.board}) to {ghz:g} GHz by the clock")
+        error = max(error, _OTHER_CLOCK)
+        grade = CLOCK_ONLY if grade in (CALIBRATED, SCALED) else grade
+    rows = _operators(layers_of(model), spec, ghz)
+    ms = sum(row.ms for row in rows)
+    low = ms / 2 if error >= _FACTOR_OF_TWO else ms * (1 - error)
+    return Prediction(
+        target=device.board or device.name, runtime=runtime, precision=precision, ms=ms, low_ms=low,
+        high_ms=ms * (1 + error), error=error, grade=grade, threads=spec.threads, ghz=ghz,
+        board=spec.board, source=spec.source, operators=rows, notes=notes,
+    )  # fmt: skip
+
+
+def predict_file(
+    path: Path,
+    device: Target,
+    *,
+    precision: str | None = None,
+    input_shape: dict[str, tuple[int, ...]] | None = None,
+) -> Prediction:
+    """Predicts for an ONNX file; without `precision` int8, where the target has it.
+
+    Raises:
+        UsageError: the file is no ONNX file.
+    """
+    from edgecc.importer import load
+
+    if path.suffix != ".onnx":
+        raise UsageError(
+            "predictions need the network as .onnx", node=str(path), remedy="give the file that was compiled"
+        )
+    model = load(path, input_shape=input_shape)
+    if precision is None:
+        quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
+        precision = "int8" if quantized or "int8" in device.precisions else device.precisions[0]
+    return predict(model, device, precision=precision)
+
+
+def choose(device: Target, runtime: str, precision: str) -> tuple[LatencySpec, str, float, tuple[str, ...]]:
+    """The table that serves best, what it is worth, its error, and what to say of it."""
+    own = [s for s in device.latency if s.runtime == runtime and s.precision == precision]
+    if own:
+        spec = max(own, key=lambda s: s.networks)
+        few = spec.networks == 1
+        return spec, SCALED if few else CALIBRATED, spec.error, ()
+    same = [s for s in device.latency if s.precision == precision]
+    if same:
+        spec = same[0]
+        note = f"rates of {spec.runtime} stand for {runtime}"
+        if spec.error_other is None:
+            return spec, UNCALIBRATED, _FACTOR_OF_TWO, (note,)
+        return spec, OTHER_RUNTIME, spec.error_other, (note,)
+    if not device.latency:
+        raise UnsupportedError(
+            f"{device.name} has no latency table: nothing was published or measured that could serve",
+            remedy="measure there, or add one with `edgecc calibrate`",
+        )
+    spec = device.latency[0]
+    note = f"rates of {spec.runtime} in {spec.precision} stand for {runtime} in {precision}"
+    return spec, UNCALIBRATED, _FACTOR_OF_TWO, (note,)
+
+
+_COMPUTE = frozenset({"conv1x1", "conv3x3", "conv", "depthwise", "grouped", "fc"})
+
+
+def _operators(layers: list[Layer], spec: LatencySpec, ghz: float) -> tuple[OperatorPrediction, ...]:
+    costs = []
+    for layer in layers:
+        parts = {"compute": 0.0, "memory": 0.0, "overhead": 0.0}
+        for rate, amount in amounts(layer).items():
+            part = "overhead" if rate == "layers" else "compute" if rate in _COMPUTE else "memory"
+            parts[part] += spec.rates.get(rate, 0.0) * amount / (ghz * 1e6)
+        costs.append(parts)
+    total = sum(sum(parts.values()) for parts in costs) or 1.0
+    return tuple(
+        OperatorPrediction(
+            i, layer.name, layer.op_type, sum(parts.values()), sum(parts.values()) / total, layer.macs, layer.moved,
+            layer.weights, max(parts, key=lambda p: parts[p]),
+        )
+        for i, (layer, parts) in enumerate(zip(layers, costs, strict=True))
+    )  # fmt: skip

@@ -1,0 +1,246 @@
+"""Predicted latency: layers counted by kind, rates refitted, grades told; the committed rates are the script's."""
+
+import csv
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from edgecc.analysis.latency_fit import posterior
+from edgecc.analysis.workload import KINDS, RATES, amounts, kind_of, layers_of, total_amounts
+from edgecc.errors import EdgeccError, ModelError, UnsupportedError, UsageError
+from edgecc.importer import load
+from edgecc.profile import predict as prediction
+from edgecc.profile.predict import predict, predict_file
+from edgecc.profile.recalibrate import Measured, read_measured, refit, target_text
+from edgecc.report.predictions import prediction_page, prediction_tables
+from edgecc.target import LatencySpec, Target, target
+
+Parse = Callable[..., ModelProto]
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+NETWORK = """g (float[1,8,10,10] x) => (float[1,4] y) {
+    a = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, w3)
+    b = Relu(a)
+    c = Conv<kernel_shape=[3,3], pads=[1,1,1,1], group=8>(b, wd)
+    d = Conv<kernel_shape=[1,1]>(c, w1)
+    e = Sigmoid(d)
+    f = Flatten(e)
+    y = MatMul(f, wf)
+}"""
+
+
+@pytest.fixture
+def network(parse: Parse, tmp_path: Path) -> Path:
+    random = np.random.default_rng(0).standard_normal
+    shapes = {"w3": (8, 8, 3, 3), "wd": (8, 1, 3, 3), "w1": (16, 8, 1, 1), "wf": (1600, 4)}
+    model = parse(NETWORK, constants={k: random(s).astype(np.float32) for k, s in shapes.items()})
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def table(**given: object) -> LatencySpec:
+    rates = {"conv3x3": 2.0, "depthwise": 4.0, "conv1x1": 1.0, "fc": 1.0, "layers": 1000.0}
+    words = {"runtime": "LiteRT", "precision": "int8", "board": "b", "ghz": 2.0, "rates": rates, "error": 0.1,
+             "networks": 5, "source": "s", **given}  # fmt: skip
+    return LatencySpec(**words)  # type: ignore[arg-type]
+
+
+def device(*tables: LatencySpec, **given: object) -> Target:
+    words = {"name": "t", "description": "d", "latency": tables, "runtimes": {"tflite": "LiteRT"}, **given}
+    return Target(**words)  # type: ignore[arg-type]
+
+
+def test_layers_are_counted_by_kind(network: Path) -> None:
+    layers = layers_of(load(network))
+    assert [(x.op_type, x.kind) for x in layers] == [
+        ("Conv", "conv3x3"), ("Conv", "depthwise"), ("Conv", "conv1x1"), ("Sigmoid", "exp"), ("MatMul", "fc"),
+    ]  # fmt: skip
+    found = total_amounts(layers)
+    assert found["conv3x3"] == 8 * 8 * 9 * 100
+    assert found["depthwise"] == 8 * 9 * 100
+    assert found["conv3x3_moved"] == 1600
+    assert found["fc"] == 6400
+    assert found["layers"] == 5
+    assert set(found) == set(RATES)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (((3, 3), 1, 1, 1, 8), "conv3x3"),
+        (((3, 3), 2, 1, 1, 8), "conv"),
+        (((3, 3), 1, 2, 1, 8), "conv"),
+        (((1, 1), 1, 1, 1, 8), "conv1x1"),
+        (((3, 3), 1, 1, 8, 1), "depthwise"),
+        (((3, 3), 1, 1, 2, 4), "grouped"),
+    ],
+)
+def test_kinds_of_convolutions(given: tuple[tuple[int, ...], int, int, int, int], kind: str) -> None:
+    assert kind_of(*given) == kind
+    assert kind in KINDS
+
+
+def test_a_prediction_is_the_sum_of_rates_times_amounts(network: Path) -> None:
+    found = predict(load(network), device(table()))
+    cycles = 57600 * 2 + 7200 * 4 + 12800 + 6400 + 5000
+    assert found.ms == pytest.approx(cycles / 2e6)
+    assert sum(o.ms for o in found.operators) == pytest.approx(found.ms)
+    assert found.operators[0].bound == "compute"
+    assert found.operators[3].bound == "overhead"
+    assert (found.tier, found.grade) == ("predicted", prediction.CALIBRATED)
+    assert (found.low_ms, found.high_ms) == pytest.approx((0.9 * found.ms, 1.1 * found.ms))
+
+
+def test_grades(network: Path) -> None:
+    model = load(network)
+    other = predict(model, device(table(runtime="ncnn", error_other=0.3)))
+    assert (other.grade, other.error) == (prediction.OTHER_RUNTIME, 0.3)
+    assert "ncnn" in other.notes[0]
+    wild = predict(model, device(table(precision="fp32")))
+    assert wild.grade == prediction.UNCALIBRATED
+    assert (wild.low_ms, wild.high_ms) == pytest.approx((wild.ms / 2, wild.ms * 2))
+    assert predict(model, device(table(networks=1))).grade == prediction.SCALED
+    with pytest.raises(UnsupportedError, match="no latency table"):
+        predict(model, device())
+
+
+def test_a_board_scales_by_its_clock(network: Path) -> None:
+    model = load(network)
+    fast, slow = predict(model, target("rpi5")), predict(model, target("rk3588"))
+    assert slow.ms == pytest.approx(fast.ms)
+    assert predict(model, target("rpi-zero-2w")).ms == pytest.approx(1.4 * predict(model, target("rpi3")).ms)
+    assert target("rpi3").name == "cortex-a53"
+    assert predict(model, target("nucleo-u575zi-q")).ghz == 0.16
+
+
+def test_one_measured_network_sets_the_speed_and_keeps_the_shape() -> None:
+    known = np.log([1.0, 4.0, 100.0])
+    amounts_ = np.array([[1e6, 1e5, 10]])
+    truth = 2.5 * amounts_ @ np.exp(known)
+    found = posterior(amounts_, truth, known)
+    assert (amounts_ @ np.exp(found))[0] == pytest.approx(truth[0], rel=0.02)
+    assert np.ptp(found - known) < 0.1
+
+
+def test_many_measured_networks_find_the_rates() -> None:
+    random = np.random.default_rng(0)
+    rates = np.array([1.0, 8.0, 3.0])
+    amounts_ = random.lognormal(size=(60, 3))
+    found = posterior(amounts_, amounts_ @ rates, np.zeros(3), strength=0.001)
+    assert np.exp(found) == pytest.approx(rates, rel=0.02)
+
+
+def test_calibrate_writes_a_target(network: Path, tmp_path: Path) -> None:
+    base = target("nucleo-l4r5zi")
+    wanted = 3 * predict(load(network), base).ms
+    (tmp_path / "m.csv").write_text(f"model,latency_ms\nnet.onnx,{wanted}\n")
+    (measured,) = read_measured(tmp_path / "m.csv")
+    assert measured == Measured(network, wanted)
+    spec, before = refit([measured], base, runtime=None, precision="int8", ghz=None, board="mine")
+    assert before == pytest.approx(2 / 3, abs=0.01)
+    (tmp_path / "mine.toml").write_text(target_text(spec, base, "mine", base.name))
+    made = target(str(tmp_path / "mine.toml"))
+    assert (made.ram_kb, made.flash_kb) == (640, 2048)
+    again = predict(load(network), made)
+    assert again.ms == pytest.approx(wanted, rel=0.02)
+    assert again.grade == prediction.SCALED
+    assert len(made.latency) == len(base.latency)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("a,b\n1,2\n", "column model"),
+        ("model,latency_ms\nx.onnx,fast\n", "line 2"),
+        ("model,latency_ms\nx.onnx,-1\n", "above 0"),
+        ("model,latency_ms\n", "no measured network"),
+    ],
+)
+def test_a_wrong_table_of_measurements(tmp_path: Path, text: str, cause: str) -> None:
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(ModelError, match=cause):
+        read_measured(tmp_path / "m.csv")
+    with pytest.raises(UsageError, match="no such file"):
+        read_measured(tmp_path / "none.csv")
+
+
+def test_tables_and_page_carry_tier_and_grade(network: Path) -> None:
+    found = [predict_file(network, target(name)) for name in ("rpi4", "cortex-m7")]
+    text = str(prediction_tables(found, 3, "<b>net"))
+    page = prediction_page(found, "<b>net")
+    for part in (text, page):
+        assert all(p.grade in part and p.target in part and p.tier in part for p in found)
+    assert "<b>net" not in page
+    assert page.count("<svg") == 2
+    json.dumps([p.to_dict() for p in found])
+
+
+def test_only_the_network_itself_can_be_predicted(tmp_path: Path) -> None:
+    with pytest.raises(EdgeccError, match=r"as \.onnx"):
+        predict_file(tmp_path / "m.tflite", target("arm"))
+
+
+def test_every_layer_has_a_rate(network: Path) -> None:
+    assert all(amounts(layer)["layers"] == 1 for layer in layers_of(load(network)))
+
+
+@pytest.fixture
+def fitting(shared: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module("latency_targets")
+    for name in ("latency_targets", "latency_model", "mobilenets"):
+        sys.modules.pop(name, None)
+
+
+def test_the_committed_rates_are_the_fitted_ones(fitting: object) -> None:
+    """Microcontrollers and TFLite only: the whole fit takes a minute."""
+    fits = fitting.fits  # type: ignore[attr-defined]
+    for name, rows, columns in (
+        ("micro", fits.micro_rows(), fits.MICRO), ("tflite int8", fits.tflite_rows("int8"), fits.XNNPACK)
+    ):  # fmt: skip
+        found = fits.fit(rows, columns)
+        for of in fitting.WANTED:  # type: ignore[attr-defined]
+            tables = {(s.runtime, s.precision): s for s in target(of).latency}
+            for want in fitting.wanted(of, rows if name == "micro" else []):  # type: ignore[attr-defined]
+                if want.rows != name:
+                    continue
+                spec = tables[want.runtime, want.precision]
+                for group, log in zip(columns, found.devices[want.device], strict=True):
+                    assert all(spec.rates[k] == pytest.approx(np.exp(log), rel=0.01) for k in group)
+
+
+def test_the_counted_networks_are_those_that_others_counted(shared: Path) -> None:
+    def rows(path: Path) -> dict[str, dict[str, str]]:
+        with path.open(encoding="utf-8") as file:
+            return {r["model"]: r for r in csv.DictReader(file)}
+
+    ours, theirs = rows(BENCHMARKS / "latency_networks.csv"), rows(shared / "latency_features.csv")
+    names = {
+        "conv1x1": "conv1x1_macs_M",
+        "conv3x3": "conv3x3s1_macs_M",
+        "conv": "convKxK_macs_M",
+        "weights": "weights_M",
+    }
+    both = set(ours) & set(theirs)
+    assert len(both) == 21
+    for model in both:
+        for own, other in names.items():
+            assert float(ours[model][own]) / 1e6 == pytest.approx(float(theirs[model][other]), abs=1e-4), (
+                model,
+                own,
+            )
+
+
+@pytest.mark.parametrize(("width", "size", "classes", "macs"), [(1.0, 224, 1000, 568.7), (0.25, 96, 2, 7.49)])
+def test_mobilenets_have_the_operations_of_their_papers(
+    monkeypatch: pytest.MonkeyPatch, width: float, size: int, classes: int, macs: float
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    found = importlib.import_module("mobilenets").v1(width, size, classes)
+    assert sum(layer.macs for layer in found) / 1e6 == pytest.approx(macs, rel=0.002)
