@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # its blocks besides. Chosen by the error of layers of resnet56 and EfficientNet-Lite0.
 _MARGIN, _SPARE = 1.5, 0.05
 
+
 @dataclass(frozen=True, kw_only=True)
 class Sparsify(Pass):
     """Sets to zero the weights of Conv, Gemm and MatMul that the answers need least.
@@ -182,14 +183,16 @@ class Sparsify(Pass):
     def _most(self, scores: Mapping[Weights, Scores], cut: Cut) -> dict[Weights, ir.Array]:
         """How many blocks of each output get a price, (outputs,).
 
-        The time grows with their square: somewhat more than would go if each cost what it costs alone.
+        The time grows with their square: somewhat more than would go if each cost what it costs alone, and hardly
+        more than twice the ratio, which takes from few rows.
         """
-        return {
-            layer: np.minimum(
-                np.ceil(_MARGIN * gone.sum(axis=1) + _SPARE * gone.shape[1]), int(self.most * gone.shape[1])
-            ).astype(np.int64)
-            for layer, gone in self._chosen(scores, cut).items()
-        }
+        ratio = 0.5 if self.ratio is None else self.ratio
+        most = self.most if self.threshold is not None else min(self.most, 2 * ratio)
+        found = {}
+        for layer, gone in self._chosen(scores, cut).items():
+            wanted = np.ceil(_MARGIN * gone.sum(axis=1) + _SPARE * gone.shape[1])
+            found[layer] = np.minimum(wanted, int(most * gone.shape[1])).astype(np.int64)
+        return found
 
     def _chosen(self, scores: Mapping[Weights, Scores], cut: Cut) -> dict[Weights, ir.Array]:
         """Of each layer the blocks that are zero afterwards, (outputs, blocks) bool."""
