@@ -16,7 +16,7 @@ import matplotlib  # type: ignore[import-not-found]
 
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "edgecc"  # the same numbers make the same file
-from matplotlib import pyplot as plt  # type: ignore[import-not-found]  # noqa: E402
+from matplotlib import pyplot as plt  # noqa: E402
 
 Row = Mapping[str, str]
 AXES: Mapping[str, Callable[[Row], float]] = {
