@@ -15,6 +15,7 @@ PEERS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "ai-edge-quantizer": (("ai-edge-quantizer==0.10.0",), None),
     "onnxsim": (("onnxsim==0.8.1", "onnxruntime"), None),
     "tflite-runtime": (("tflite-runtime==2.14.0", "numpy<2"), "3.11"),
+    "matplotlib": (("matplotlib==3.10.7",), None),
     "nncf": (("nncf==3.4.0", "onnxruntime", "onnx"), None),
 }
 

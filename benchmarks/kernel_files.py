@@ -49,7 +49,14 @@ class Fixed:
     constant: bool = True
 
 
-Item = Data | Weight | Bias | Fixed
+@dataclass(frozen=True)
+class Sparse:
+    """Constant weights of which every other one is zero, whole again behind the operator that is tried."""
+
+    shape: tuple[int, ...]
+
+
+Item = Data | Weight | Bias | Fixed | Sparse
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Variant:
         scale: of quantized results: "own", "same" as the data, or (scale, zero point).
         broadcast: it counts for operands of different shapes.
         steps: how far a quantized result may be off, in steps.
+        reader: the last operator of the file, where the one that is tried works on its constants.
     """
 
     items: Sequence[Item | None]
@@ -73,6 +81,7 @@ class Variant:
     scale: str | Mapping[str, tuple[float, int]] = "own"
     broadcast: bool = False
     steps: float = 2.01
+    reader: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,8 @@ class Case:
         """The bytes of the file; with an operator version, where given, instead of the lowest that serves."""
         graph = self.graph
         if version is not None:
-            graph = replace(graph, operators=[replace(graph.operators[0], version=version)])
+            first, *rest = graph.operators
+            graph = replace(graph, operators=[replace(first, version=version), *rest])
         return write(graph, description="one operator", metadata={})
 
 
@@ -139,6 +149,8 @@ class _Maker:
             return self._tensor(item.array, str(item.array.dtype), item.array, item.constant)
         if isinstance(item, Data):
             return self._data(item)
+        if isinstance(item, Sparse):
+            return self._sparse(item)
         return self._weight(item) if isinstance(item, Weight) else self._bias(item)
 
     def _tensor(
@@ -170,6 +182,23 @@ class _Maker:
             low = max(item.low, 0) if base.startswith("u") else item.low
             array = np.asarray(self.rng.integers(int(np.ceil(low)), int(item.high) + 1, item.shape), base)
         return self._tensor(np.asarray(array), base, np.asarray(array), item.constant)
+
+    def _sparse(self, item: Sparse) -> int:
+        array = self.rng.uniform(-1, 1, item.shape).astype(self.kind)
+        array.reshape(-1)[::2] = 0
+        stored = self._tensor(array, self.kind, array, True)
+        self.graph.tensors[stored].sparse = True
+        self.reals.pop()
+        self._before("DENSIFY", stored, self.kind)
+        if self.kind == "float16":
+            self._before("DEQUANTIZE", len(self.graph.tensors) - 1, "float32")
+        self.reals.append(array.astype(np.float64))
+        return len(self.graph.tensors) - 1
+
+    def _before(self, code: str, source: int, dtype: str) -> None:
+        """An operator on constants ahead of the one that reads its result."""
+        self.graph.tensors.append(Tensor(f"{code}_{source}", self.graph.tensors[source].shape, dtype))
+        self.graph.operators.append(Operator(code, (source,), (len(self.graph.tensors) - 1,)))
 
     def _weight(self, item: Weight) -> int:
         data, how, _ = split_kind(self.kind)
@@ -243,9 +272,9 @@ def make(code: str, kind: str, rank: int, variant: Variant, seed: int) -> Case:
         outputs.append(len(graph.tensors))
         graph.tensors.append(Tensor(f"y{position}", value.shape, dtype, None, quant))
         tolerances.append(_tolerance(variant, form, value, weights, data))
-    op = Operator(code, inputs, tuple(outputs), dict(variant.options))
+    op = Operator(variant.reader or code, inputs, tuple(outputs), dict(variant.options))
     op.version = version_of(op, graph.tensors)
-    graph.operators, graph.outputs = [op], outputs
+    graph.operators, graph.outputs = [*graph.operators, op], outputs
     graph.output_names = [f"y{i}" for i in range(len(outputs))]
     return Case(
         code, kind, rank, variant.broadcast, graph, tuple(maker.feeds), tuple(answers), tuple(tolerances)

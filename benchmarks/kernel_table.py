@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import kernel_cases as c
@@ -10,7 +11,7 @@ import kernel_moves as m
 import kernel_reference as ref
 import numpy as np
 from kernel_cases import ALL, NUMBERS, QUANT, RANKS, REAL, Entry, Variants
-from kernel_files import Bias, Data, Fixed, Variant, Weight
+from kernel_files import Bias, Data, Fixed, Sparse, Variant, Weight
 from kernel_reference import Array
 
 _STORED = tuple(f"q{dtype}{scales}" for dtype in ("int8", "int4") for scales in ("", "/channel"))
@@ -154,6 +155,23 @@ TRUTH: dict[str, Any] = {"out": ("bool",)}
 BOOLEAN = ("bool",)
 FLOATS = ("float32",)
 
+
+def densified(rank: int) -> Iterator[Variant]:
+    """Weights that XNNPACK takes only where an operator reads them."""
+    data = Fixed(np.random.default_rng(rank).uniform(-3, 3, (1, 4, 5, 16)).astype(np.float32), False)
+    bias = Fixed(np.linspace(-1, 1, 32, dtype=np.float32))
+    if rank < 4:
+        rows = replace(data, array=data.array.reshape((20, 16) if rank == 2 else (4, 5, 16)))
+        yield Variant(
+            [rows, Sparse((32, 16)), bias], lambda x, w, b: x @ w.T + b, {"keepNumDims": rank == 3},
+            ("float32",), reader="FULLY_CONNECTED",
+        )  # fmt: skip
+    for size in (1, 3) if rank == 4 else ():
+        yield Variant(
+            [data, Sparse((32, size, size, 16)), bias], ref.conv, VALID, reader="CONV_2D", out=("float32",)
+        )
+
+
 UNARY: dict[str, Entry] = {
     "ABS": (NUMBERS, RANKS, c.unary(np.abs)),
     "NEG": (NUMBERS, RANKS, c.unary(np.negative)),
@@ -191,6 +209,7 @@ UNARY: dict[str, Entry] = {
         (*(f"float32>{q}" for q in QUANT), *(f"{a}>{b}" for a in QUANT for b in QUANT)), RANKS, requantized,
     ),
     "DEQUANTIZE": (("float16", *QUANT), RANKS, identity),
+    "DENSIFY": (("float32", "float16"), range(2, 5), densified),
 }  # fmt: skip
 
 BINARY: dict[str, Entry] = {

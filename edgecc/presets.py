@@ -41,15 +41,19 @@ def float_passes(target: Target, options: CompileOptions) -> list[Pass]:
             known = ", ".join((*target.pipeline.presets, *_COMPRESSING))
             raise UsageError(f"{target.name} has no preset {options.preset!r}", remedy=f"it has: {known}")
         names = target.pipeline.presets[options.preset]
-    passes = [make_pass(name) for name in names] + _set(own, options)
+    passes = [make_pass(name) for name in names]
+    ends, kept = _set(own, options), {_name(text) for text in own}
     for given in options.passes:
         # Those that run later have their options read now, before the model is.
         if _is_calibrated(given, options):
             _set([_name(given)], options)
         elif _writes(given, options):
             quantized_passes(options.precision or "dynamic", planned=False, options=options)
-        elif _name(given) not in {_name(text) for text in own}:
-            passes.append(given if isinstance(given, Pass) else make_pass(str(given)))
+        elif _name(given) not in kept:
+            made = given if isinstance(given, Pass) else make_pass(str(given))
+            # What makes other layers (split_gemm, prune_channels) goes before what changes numbers in layers.
+            (passes if made.compresses and not _fixed(made) else ends).append(made)
+    passes += ends
     for name in options.skip_passes:
         if all(p.name != name for p in passes) and name not in _CALIBRATED:
             raise UsageError(
@@ -66,9 +70,14 @@ def split_constant(passes: Sequence[Pass]) -> tuple[list[Pass], list[Pass]]:
     A saved plan holds what the latter made: with it they need not run, and need no data.
     """
     count = len(passes)
-    while count and getattr(passes[count - 1], "constants_only", False):
+    while count and _fixed(passes[count - 1]):
         count -= 1
     return list(passes[:count]), list(passes[count:])
+
+
+def _fixed(step: Pass) -> bool:
+    """Whether a pass changes float32 constants only."""
+    return bool(getattr(step, "constants_only", False))
 
 
 # What removes the quantization that a network carries, and what TFLite needs of one that is kept.

@@ -88,8 +88,15 @@ def damped(layer: Weights, moments: Moments, damping: float) -> ir.Array:
     return np.asarray(second * np.where(eye > 0, 1.0, 1.0 - shrunk) + ridge[:, None, None] * eye)
 
 
-def hessian(layer: Weights, moments: Moments, cut: Cut, damping: float, most: float) -> Scores:
-    """By how much the power of the output's error grows when a block is removed and the others are refitted."""
+def hessian(
+    layer: Weights, moments: Moments, cut: Cut, damping: float, most: ir.Array | None = None
+) -> Scores:
+    """By how much the power of the output's error grows when a block is removed and the others are refitted.
+
+    Args:
+        layer, moments, cut, damping: see above.
+        most: (outputs,) how many blocks may go of each output; None: what each costs alone, in no time.
+    """
     matrix = layer.matrix()
     second = damped(layer, moments, damping)
     order = cut.order(layer)
@@ -98,7 +105,11 @@ def hessian(layer: Weights, moments: Moments, cut: Cut, damping: float, most: fl
         held = np.repeat(second_cut, matrix.shape[1], axis=0)
     else:
         held = second_cut[0]
-    price = obs.costs(matrix.reshape(-1, matrix.shape[2])[:, order], held, cut.pattern, most)
+    flat = matrix.reshape(-1, matrix.shape[2])[:, order]
+    if most is None:
+        price = obs.alone(flat, held, cut.pattern)
+    else:
+        price = obs.costs(flat, held, cut.pattern, most)
     energy = float(np.einsum("goi,gij,goj->", matrix, second, matrix, optimize=True))
     return Scores(price, max(energy, 1e-30), moments.mean)
 
@@ -249,6 +260,5 @@ def refit(
         layer = by_node[node]
         matrix = layer.matrix()
         second = damped(layer, read, damping)
-        wanted = matrix @ second
-        fitted = np.stack([obs.refitted(*one) for one in zip(wanted, second, keep[layer], strict=True)])
+        fitted = np.stack([obs.refitted(*one) for one in zip(matrix, second, keep[layer], strict=True)])
         layer.store(fitted, np.einsum("goi,gi->go", matrix - fitted, read.mean))

@@ -34,6 +34,25 @@ def test_the_preset_adds_its_passes_to_those_of_every_target() -> None:
     assert "deep-compression" in str(caught.value.remedy)
 
 
+def test_layers_are_split_before_their_weights_go(tmp_path: Path) -> None:
+    split = ("split_gemm:ratio=0.5",)
+    assert names(preset="deep-compression", passes=split) == [
+        *names(), "split_gemm", "sparsify", "share_weights",
+    ]  # fmt: skip
+    both = edgecc.compile(
+        CNN, data=DATA, eval_data=MODELS / "digits_cnn_test.npz", preset="deep-compression", passes=split,
+        format="tflite", output=tmp_path, **QUICK,
+    )  # fmt: skip
+    made = next(p for p in both.report.passes if p.name == "split_gemm")
+    assert made.rewritten and made.effect is not None
+    assert made.effect.macs[1] < 0.6 * made.effect.macs[0]
+    assert (
+        both.fidelity is not None and both.fidelity.agreement is not None and both.fidelity.agreement > 0.95
+    )
+    ran = [p.name for p in both.report.passes]
+    assert ran.index("split_gemm") < ran.index("sparsify") < ran.index("share_weights")
+
+
 def test_passes_that_a_plan_holds_are_those_at_the_end() -> None:
     chain = [make_pass(n) for n in ("clean_up", "sparsify", "fold_constants", "sparsify", "share_weights")]
     before, after = split_constant(chain)

@@ -26,6 +26,7 @@ class Tensor:
         data: the constant's array, None for an activation.
         quant: scale and zero point, None for real or index values.
         batched: axis 0 is the symbolic batch (-1 in the shape signature).
+        sparse: the file holds of the constant what is not zero, and where that stands.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Tensor:
     data: Array | None = None
     quant: QuantParams | None = None
     batched: bool = False
+    sparse: bool = False
 
 
 @dataclass

@@ -19,6 +19,7 @@ from edgecc.tflite.half import is_finer, rounded
 from edgecc.tflite.kernels import runtime_id
 from edgecc.tflite.legality import lacking
 from edgecc.tflite.place import Placed, lower_sites, lowerings
+from edgecc.tflite.sparse import store_sparse
 from edgecc.tflite.weights import remarks
 
 IoLayout = Literal["auto", "onnx", "nhwc"]
@@ -281,6 +282,7 @@ def _lowered(
     graph.inputs, graph.input_names = [i for i, _ in inputs], [p.name for _, p in inputs]
     graph.outputs, graph.output_names = [i for i, _ in outputs], [p.name for _, p in outputs]
     transposes = _drop_unread(b)
+    store_sparse(graph, b.wanted)
     names = {t.name for t in graph.tensors}
     layouts = {
         str(value.name): list(order)

@@ -18,6 +18,7 @@ from edgecc.errors import UnsupportedError
 from edgecc.ir import Array
 from edgecc.tflite.buffers import Buffers
 from edgecc.tflite.graph import Graph, Operator, Tensor
+from edgecc.tflite.sparse import Compressed, compressed
 
 SCHEMA_VERSION = 3
 METADATA_NAME = "edgecc"
@@ -198,8 +199,26 @@ def _tensors(tensors: Sequence[Tensor], buffers: Buffers) -> list[Any]:
     return found
 
 
+def _sparsity(shape: Sequence[int], held: Compressed) -> Any:
+    last = schema.DimensionMetadataT(format=schema.DimensionType.SPARSE_CSR)
+    last.arraySegmentsType, last.arraySegments = _index_vector(held.segments)
+    last.arrayIndicesType, last.arrayIndices = _index_vector(held.indices)
+    dense = [schema.DimensionMetadataT(denseSize=size) for size in shape[:-1]]
+    return schema.SparsityParametersT(
+        traversalOrder=np.arange(len(shape), dtype=np.int32), dimMetadata=[*dense, last]
+    )
+
+
+def _index_vector(numbers: Array) -> tuple[int, Any]:
+    """The type and the table of an index vector."""
+    name = {"uint8": "Uint8Vector", "uint16": "Uint16Vector", "int32": "Int32Vector"}[str(numbers.dtype)]
+    return getattr(schema.SparseIndexVector, name), getattr(schema, f"{name}T")(values=numbers)
+
+
 def _tensor(tensor: Tensor, buffers: Buffers) -> Any:
     data = packed_int4(tensor.data) if tensor.dtype == "int4" and tensor.data is not None else tensor.data
+    held = compressed(data) if tensor.sparse and data is not None else None
+    data = data if held is None else held.values
     packed = schema.TensorT(
         shape=np.array(tensor.shape, np.int32),
         type=tensor_type(tensor.dtype),
@@ -207,6 +226,8 @@ def _tensor(tensor: Tensor, buffers: Buffers) -> Any:
         name=tensor.name,
         hasRank=True,
     )
+    if held is not None:
+        packed.sparsity = _sparsity(tensor.shape, held)
     if tensor.batched:
         packed.shapeSignature = np.array((-1, *tensor.shape[1:]), np.int32)
     if tensor.quant is not None and not tensor.quant.block_size:
