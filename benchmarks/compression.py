@@ -92,7 +92,7 @@ def rows(name: str, wanted: str | None) -> Iterator[dict[str, str]]:
         for method, settings in METHODS.items():
             for option, words in settings.items() if wanted in (None, method) or method == "none" else ():
                 result = edgecc.compile(
-                    network.path, data=calibration, precision="int8", format="tflite", threads=1, no_verify=True,
+                    network.path, data=calibration, precision="int8", format="tflite", threads=1,
                     no_profile=True, input_shape=network.input_shape or None, output=Path(folder) / "o", **words,
                 )  # fmt: skip
                 artifact = result.artifacts["tflite"]

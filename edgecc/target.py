@@ -207,6 +207,12 @@ def _aliases() -> dict[str, str]:
     return found
 
 
+def _beside(path: Path, name: str) -> Path:
+    """The file that one extends: beside it, or, of a copy of a built-in target's file, beside the original."""
+    built_in = registry.target_file("arm").with_name(name)
+    return built_in if built_in.exists() and not (path.parent / name).exists() else path.parent / name
+
+
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """The merged tables: a key of the file replaces the one it extends, tables are merged key by key."""
     if path in seen:
@@ -217,7 +223,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     parent = data.pop("extends", None)
     if parent is None:
         return data
-    base = path.parent / parent if str(parent).endswith(".toml") else registry.target_file(str(parent))
+    base = _beside(path, parent) if str(parent).endswith(".toml") else registry.target_file(str(parent))
     merged = _read(base, (*seen, path))
     for key in ("name", "aliases", "description", "boards", "board"):
         merged.pop(key, None)

@@ -124,7 +124,7 @@ def compression_table(report: Report) -> Table | None:
     rows = [
         [
             p.name,
-            ", ".join(f"{k}={v}" for k, v in p.effect.given.items()),
+            ", ".join(f"{k}={v}" for k, v in p.effect.given.items()) or "defaults",
             fewer(*p.effect.macs),
             fewer(*p.effect.weights),
             "-" if p.effect.cycles is None else fewer(*p.effect.cycles),
