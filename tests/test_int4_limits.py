@@ -34,7 +34,15 @@ def chain() -> dict[str, Array]:
     coarse = exact * np.linspace(0.02, 1, 8, dtype=np.float32).reshape(1, 8, 1, 1)
     many = np.sign(seeded(8, 8, 3, 3)).astype(np.float32)
     many[0, :4] = seeded(4, 3, 3)
-    return {"wa": exact, "wb": coarse, "wd": seeded(8, 1, 1, 1), "wc": many}
+    few = {
+        "wa": exact,
+        "wb": coarse,
+        "wc": many,
+    }  # not quite: shared values would have one scale for all channels
+    return {
+        "wd": seeded(8, 1, 1, 1),
+        **{k: v * (1 + np.float32(1e-6) * seeded(*v.shape)) for k, v in few.items()},
+    }
 
 
 def prepared(made: Any, **precisions: Any) -> tuple[ir.Model, QuantPlan, Choice]:
