@@ -144,6 +144,13 @@ def test_passes_on_the_way_to_integers_leave_shared_weights(parse: Any) -> None:
         assert np.unique(plan.tensors[name].scale).size == 1
 
 
+def test_channels_of_unlike_size_do_not_share() -> None:
+    """Filters made by hand have few values, too, but one scale for all of them would be none for most."""
+    alike = np.repeat(np.array([[1.0, -1.0, 0.5, 0.0]], np.float32), 8, axis=0).repeat(8, axis=1)
+    assert shares_values(alike)
+    assert not shares_values(alike * np.array([300, 1, 1, 1, 1, 1, 1, 1], np.float32).reshape(8, 1))
+
+
 @pytest.mark.parametrize("precision", ["int8", "dynamic", "int4"])
 def test_artifacts_hold_few_integers(tmp_path: Path, precision: Any) -> None:
     calibrated: Any = {} if precision == "dynamic" else {"data": MODELS / "digits_mlp_calib.npz"}
