@@ -15,8 +15,8 @@ _OFTEN = 4
 REASON = "its weights share few values, which would be many afterwards"
 
 
-# More than this share of a channel's energy is lost where one scale for all is too coarse for it; this share of channels
-# may be so: the weights of neurons that do nothing are tiny.
+# One scale for all is too coarse for a channel that loses more than this share of its energy, and this share of the
+# channels may be such: the weights of neurons that do nothing are tiny.
 _LOST, _COARSE = 0.1, 0.25
 
 
