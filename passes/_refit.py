@@ -22,7 +22,11 @@ def refittable(node: ir.Node, max_fan_in: int) -> bool:
     """Whether its weights are constant, read by it alone, and its inputs are columns, not too many."""
     weight = node.inputs[1] if len(node.inputs) > 1 else None
     return (
-        weight is not None and mo.objection(node) is None and len(weight.uses()) == 1 and mo.groups(node) == 1
+        weight is not None
+        and mo.objection(node) is None
+        and len(weight.uses()) == 1
+        and mo.groups(node) == 1
+        and mo.fan_in(node) <= max_fan_in
     )
 
 

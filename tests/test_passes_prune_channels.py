@@ -167,6 +167,13 @@ def test_goals_that_make_no_sense(text: str, message: str) -> None:
         make_pass(text)
 
 
+def test_layers_of_many_inputs_are_not_fitted(digits: Any) -> None:
+    """With none small enough to look at, no channel can be weighed, and that is said."""
+    _, record = _pruned(digits, ratio=0.1, scope="layer", max_fan_in=8)
+    assert record.rewritten == 0
+    assert any("says nothing of its channels" in r.reason for r in record.refused)
+
+
 def test_without_data_it_asks_for_some(digits: Any) -> None:
     with pytest.raises(UsageError, match="looks at calibration data"):
         Pipeline([PruneChannels()]).run(digits[0], PassContext())
