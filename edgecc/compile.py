@@ -151,13 +151,14 @@ class _Compilation:
         with self._stage("passes"):
             if self.carried is not None and not self.kept:  # from here on, that is the original
                 self.original = self._run(Pipeline(unquantizing_passes()), self.original)
+            made_float = len(self.log.records)
             floats = self._run(self.passes, self.original)
         planned_from = floats
         if self.compressing.passes and self.given_plan is None:  # a plan holds what they made
             with self._stage("compress"):
                 floats = self._run(self.compressing, floats)
         # What approximate passes left is what a float32 artifact must equal.
-        approximate = any(r.rewritten and not r.exact for r in self.log.records)
+        approximate = any(r.rewritten and not r.exact for r in self.log.records[made_float:])
         left = floats if approximate and self.precision in FLOAT32 else None
         fresh = self.data is not None and self.given_plan is None and not self.kept
         if fresh and resolve.calibrated(self.options, self.precision):

@@ -15,6 +15,7 @@ from edgecc.calibration import moments as mo
 from edgecc.passes._elimination import Elimination
 from edgecc.passes._scores import channel_bits
 from edgecc.passes._weights import rows, unrows
+from edgecc.quant.int4 import input_axis
 
 # Of every group so many channels stay at least.
 LEAST = 0.1
@@ -42,11 +43,6 @@ class Curve:
 def probed(group: ChannelGroup) -> int:
     """How many channels of a group are taken away to see what that does."""
     return max(1, round(PROBE * len(group.units)))
-
-
-def input_axis(node: ir.Node) -> int:
-    """The axis of the weights of a Conv, Gemm or MatMul that runs over its inputs."""
-    return int(ir.attribute(node, "transB", 0)) if node.op_type != "Conv" else 1
 
 
 def readers(evidence: Evidence, group: ChannelGroup) -> list[ir.Node]:

@@ -20,6 +20,7 @@ from edgecc.passes import _rewrite as rw
 from edgecc.passes._refit import refit, refittable
 from edgecc.passes._shrink import shrink
 from edgecc.pipeline import Pass, PassContext, PassResult
+from edgecc.quant import rules
 from edgecc.target import CostSpec
 
 _GOALS = {"max_macs": "macs", "max_size": "size", "max_latency": "latency"}
@@ -119,7 +120,7 @@ class PruneChannels(Pass):
                 factors = ci.sensitivities(model, curves, some)
             removed = self._choose(model, ctx, channels, curves, factors)
             if removed:
-                self._remove(model, channels, removed, data, ctx.seed)
+                self._remove(evidence, removed)
         tally.rewritten = len(removed)
         return tally.result()
 
@@ -208,28 +209,22 @@ class PruneChannels(Pass):
             left -= saved
         return taken
 
-    def _remove(
-        self,
-        model: ir.Model,
-        channels: Channels,
-        removed: set[int],
-        data: Sequence[Mapping[str, ir.Array]] | None,
-        seed: int,
-    ) -> None:
-        kept = channels.kept(removed)
+    def _remove(self, evidence: ci.Evidence, removed: set[int]) -> None:
+        model, data = evidence.model, evidence.data
+        kept = evidence.channels.kept(removed)
         original = model.clone() if data is not None else None
-        layers = [n for n in model.graph if refittable(n, self.max_fan_in)]
         rows = {}
-        for node in layers:
-            weight, axis = node.inputs[1], 1 - ci.input_axis(node)
+        for node in evidence.layers:
+            weight = node.inputs[1]
             assert weight is not None
+            axis = rules.channel_axis(node)
             rows[node] = kept.get((weight, axis), np.arange(ir.static_dims(weight)[axis]))
         shrink(model, kept)
         if data is None or original is None:
             return
         before = {node.outputs[0].name: node for node in original.graph}
-        pairs = [(n, before[n.outputs[0].name], rows[n]) for n in layers]
-        refit(model, original, data, pairs, damping=self.damping, columns=self.columns, seed=seed)
+        pairs = [(n, before[n.outputs[0].name], rows[n]) for n in evidence.layers]
+        refit(model, original, data, pairs, damping=self.damping, columns=self.columns, seed=evidence.seed)
 
 
 def _whole(count: int, share: float, step: int) -> int:

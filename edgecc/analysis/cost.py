@@ -56,7 +56,7 @@ def cycles(node: ir.Node, outputs: Iterable[ir.Value], precision: str, rates: Co
     precision = "int8" if precision == "int4" else precision
     made = output_channels(node)
     products = macs(node) * (padded(made, precision, rates) / made if made else 1)
-    return _priced(products, moved_bytes(node, outputs, precision), precision, rates)
+    return priced(products, moved_bytes(node, outputs, precision), precision, rates)
 
 
 def output_channels(node: ir.Node) -> int:
@@ -89,10 +89,11 @@ def layer_cycles(
     precision = "int8" if precision == "int4" else precision
     width = _WIDTHS[precision]
     moved = activations * width + weights * (1 if precision != "fp32" else width)
-    return _priced(products, moved, precision, rates, operators)
+    return priced(products, moved, precision, rates, operators)
 
 
-def _priced(products: float, moved: int, precision: str, rates: CostSpec, operators: int = 1) -> float:
+def priced(products: float, moved: float, precision: str, rates: CostSpec, operators: int = 1) -> float:
+    """Cycles of so many multiply-accumulates, bytes moved and operators."""
     return products * rates.mac[precision] + moved * rates.byte[precision] + operators * rates.operator
 
 

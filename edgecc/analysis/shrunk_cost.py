@@ -8,7 +8,7 @@ from math import prod
 
 from edgecc import ir
 from edgecc.analysis.channel_problem import Axis, size
-from edgecc.analysis.cost import elements, macs, output_channels, padded
+from edgecc.analysis.cost import elements, macs, output_channels, padded, priced
 from edgecc.target import CostSpec
 
 # Axis -> how many of its indices are gone.
@@ -79,7 +79,7 @@ class ShrunkCost:
         if part.made is not None:
             left = max(part.made[0] * _left((part.made[1],), gone), 1.0)
             products *= padded(round(left), "fp32", rates) / left
-        return products * rates.mac["fp32"] + moved * rates.byte["fp32"] + rates.operator
+        return priced(products, moved, "fp32", rates)
 
 
 def _macs(part: _Part, gone: Gone) -> float:
