@@ -109,7 +109,11 @@ def _parse(data: bytes, name: str | None) -> onnx.ModelProto:
     try:
         proto.ParseFromString(data)
     except DecodeError as error:
-        raise ModelError("this is not an ONNX file, or it is truncated or damaged", node=name) from error
+        raise ModelError(
+            "this is not an ONNX file, or it is truncated or damaged",
+            node=name,
+            remedy="copy or export it again, and compare its size",
+        ) from error
     if not proto.HasField("graph") or not proto.ir_version:
         raise ModelError("this is not an ONNX model: it holds no graph or no IR version", node=name)
     return proto
