@@ -194,9 +194,11 @@ def profile_command(
     devices = [find_target(name) for name in (target or "").split(",") if name]
     bound = shapes(input_shape) if input_shape else {}
     if device not in (None, "local"):
-        raise UsageError(
-            f"{device!r} cannot be reached", node="--device", remedy="this version measures on `local` only"
-        )
+        from edgecc.profile.devices import profile_on
+
+        measured = profile_on(device, Path(model), runs=runs, threads=threads, input_shape=bound)
+        voice.show(measured.to_dict(), lambda: measured.tables(limit, model))
+        return
     here = [each.name for each in devices] == [
         platform.machine().replace("_", "-").replace("AMD64", "x86-64")
     ]
@@ -216,10 +218,9 @@ def profile_command(
     if html is not None:
         raise UsageError("--html is for predictions", remedy="`compile` writes a page with what was measured")
     from edgecc.profile import profile_artifact
-    from edgecc.report.tables import profile_tables
 
     found = profile_artifact(Path(model), runs=runs, threads=threads, input_shape=bound)
-    voice.show(found.to_dict(), lambda: profile_tables(found, limit, model))
+    voice.show(found.to_dict(), lambda: found.tables(limit, model))
 
 
 @app.command("calibrate")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgecc.artifact import Artifact
+    from edgecc.report.terminal import Table
 
 MEASURED_HERE = "measured here"
 
@@ -67,6 +68,12 @@ class Profile:
     size_bytes: int
     tier: str = MEASURED_HERE
     notes: tuple[str, ...] = ()
+
+    def tables(self, limit: int | None = 20, title: str = "") -> list[Table | str]:
+        """What a terminal shows: the whole, then the slowest operators."""
+        from edgecc.report.tables import profile_tables
+
+        return profile_tables(self, limit, title)
 
     def table(self, limit: int | None = 20) -> str:
         """The figures as plain text: one line for the whole, then the slowest operators."""
