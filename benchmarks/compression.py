@@ -51,7 +51,7 @@ METHODS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             f"{most}%": {"passes": (f"prune_channels:criterion={criterion},max_macs={most}%",)}
             for most in (90, 75, 60, 40)
         }
-        for criterion in ("l1", "l2", "activation", "gradient", "reconstruction")
+        for criterion in ("l1", "l2", "gamma", "activation", "entropy", "gradient", "reconstruction")
     },
     "share_weights": {f"{b} bits": {"passes": (f"share_weights:bits={b}",)} for b in (5, 4, 3)},
     "deep-compression": {

@@ -186,7 +186,7 @@ def profile_command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Measure MODEL (.onnx or .tflite) per operator on this machine, or predict it (.onnx) for a target."""
+    """Measure MODEL (.onnx or .tflite) per operator on this machine, or predict it for a target."""
     from edgecc.options import shapes
     from edgecc.target import target as find_target
 

@@ -393,6 +393,7 @@ class _Compilation:
     ) -> Report:
         from edgecc import __version__
         from edgecc.analysis.cost import total_macs
+        from edgecc.profile.predict import before_and_after
         from edgecc.report.schema import Report, artifact_facts, model_facts
 
         facts = model_facts(
@@ -412,9 +413,11 @@ class _Compilation:
             )
             for f, a in artifacts.items()
         )
+        made = {self._file(f): a for f, a in artifacts.items()}
+        predictions = {} if self.options.no_profile else before_and_after(self.original, made, self.target)
         return Report(
             model=facts, target=self.target.name, artifacts=rows, passes=tuple(self.log.records),
-            original_profile=before, options=self._words(), warnings=tuple(self.warnings),
+            original_profile=before, predictions=predictions, options=self._words(), warnings=tuple(self.warnings),
             failure=None if failure is None else str(failure), seconds=dict(self.seconds),
             edgecc_version=__version__,
         )  # fmt: skip

@@ -6,19 +6,24 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import ModelProto
 
+import edgecc
 from edgecc.analysis.latency_fit import posterior
+from edgecc.analysis.tflite_workload import layers_of_graph, precision_of_graph
 from edgecc.analysis.workload import KINDS, RATES, amounts, kind_of, layers_of, total_amounts
-from edgecc.errors import EdgeccError, ModelError, UnsupportedError, UsageError
+from edgecc.compile import lower_float
+from edgecc.errors import ModelError, UnsupportedError, UsageError
 from edgecc.importer import load
 from edgecc.profile import predict as prediction
 from edgecc.profile.predict import predict, predict_file
 from edgecc.profile.recalibrate import Measured, read_measured, refit, target_text
 from edgecc.report.predictions import prediction_page, prediction_tables
+from edgecc.simulate.graph import read_graph
 from edgecc.target import LatencySpec, Target, target
 
 Parse = Callable[..., ModelProto]
@@ -181,11 +186,6 @@ def test_tables_and_page_carry_tier_and_grade(network: Path) -> None:
     json.dumps([p.to_dict() for p in found])
 
 
-def test_only_the_network_itself_can_be_predicted(tmp_path: Path) -> None:
-    with pytest.raises(EdgeccError, match=r"as \.onnx"):
-        predict_file(tmp_path / "m.tflite", target("arm"))
-
-
 def test_every_layer_has_a_rate(network: Path) -> None:
     assert all(amounts(layer)["layers"] == 1 for layer in layers_of(load(network)))
 
@@ -244,3 +244,69 @@ def test_mobilenets_have_the_operations_of_their_papers(
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     found = importlib.import_module("mobilenets").v1(width, size, classes)
     assert sum(layer.macs for layer in found) / 1e6 == pytest.approx(macs, rel=0.002)
+
+
+def test_a_tflite_file_is_counted_as_the_network_it_was_made_of(network: Path) -> None:
+    artifact = lower_float(network)
+    (found,), (same,) = ([layers_of_graph(read_graph(artifact.data))], [layers_of(load(network))])
+    work = lambda layers: {k: sum(x.macs for x in layers if x.kind == k) for k in KINDS}  # noqa: E731
+    assert work(found) == work(same)
+    assert sum(x.weights for x in found if x.macs) >= sum(x.weights for x in same if x.macs)
+    assert [x.name for x in found if x.kind == "depthwise"] == ["c"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "dynamic", "int8", "int16x8"])
+def test_the_precision_of_a_tflite_file_is_read_from_it(
+    network: Path, tmp_path: Path, precision: Any
+) -> None:
+    result = edgecc.compile(
+        network,
+        precision=precision,
+        format="tflite",
+        no_verify=True,
+        no_profile=True,
+        random_data=True,
+        output=tmp_path / "o",
+    )
+    path = tmp_path / "plain.tflite"
+    path.write_bytes(result.artifacts["tflite"].data)
+    assert precision_of_graph(read_graph(path.read_bytes())) == precision
+    tables = [table(precision=p) for p in ("fp32", "fp16", "dynamic", "int8", "int16x8")]
+    assert predict_file(path, device(*tables)).precision == precision
+
+
+def test_a_compilation_tells_before_and_after_on_its_target(network: Path, tmp_path: Path) -> None:
+    result = edgecc.compile(
+        network,
+        target="cortex-a76",
+        precision="int8",
+        random_data=True,
+        no_verify=True,
+        output=tmp_path / "o",
+    )
+    before, after = (result.report.predictions[k] for k in ("original", "net.int8.tflite"))
+    assert (before.precision, after.precision) == ("fp32", "int8")
+    assert before.ms > 0
+    assert after.ms > 0
+    page = (tmp_path / "o" / "report.html").read_text()
+    assert "Predicted for cortex-a76, not measured" in page
+    assert before.grade in page
+    assert (
+        edgecc.compile(
+            network,
+            target="x86-64",
+            precision="int8",
+            random_data=True,
+            no_verify=True,
+            output=tmp_path / "p",
+        ).report.predictions
+        == {}
+    )  # it has no rates: it is measured
+
+
+def test_a_prediction_of_no_file_or_another_kind_of_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        predict_file(tmp_path / "x.tflite", device(table()))
+    (tmp_path / "x.txt").write_text("")
+    with pytest.raises(UsageError, match=r"\.onnx and \.tflite"):
+        predict_file(tmp_path / "x.txt", device(table()))

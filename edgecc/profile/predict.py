@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgecc import ir
 from edgecc.analysis.workload import Layer, amounts, layers_of
-from edgecc.errors import UnsupportedError, UsageError
+from edgecc.errors import EdgeccError, UnsupportedError, UsageError
 from edgecc.target import LatencySpec, Target
+
+if TYPE_CHECKING:
+    from edgecc.artifact import Artifact
 
 PREDICTED = "predicted"
 CALIBRATED = "calibrated on that board"
@@ -112,6 +117,11 @@ def predict(
             remedy="bind symbolic dimensions with --input-shape",
         )
     runtime = runtime or device.runtimes.get(device.formats[0], "LiteRT")
+    return predict_layers(layers_of(model), device, runtime=runtime, precision=precision)
+
+
+def predict_layers(layers: Sequence[Layer], device: Target, *, runtime: str, precision: str) -> Prediction:
+    """As `predict`, of layers that were counted already."""
     spec, grade, error, notes = choose(device, runtime, precision)
     board = None if device.board is None else device.boards[device.board]
     ghz = spec.ghz if board is None else board.ghz
@@ -119,7 +129,7 @@ def predict(
         notes = (*notes, f"scaled from {spec.ghz:g} GHz ({spec.board}) to {ghz:g} GHz by the clock")
         error = max(error, _OTHER_CLOCK)
         grade = CLOCK_ONLY if grade in (CALIBRATED, SCALED) else grade
-    rows = _operators(layers_of(model), spec, ghz)
+    rows = _operators(layers, spec, ghz)
     ms = sum(row.ms for row in rows)
     low = ms / 2 if error >= _FACTOR_OF_TWO else ms * (1 - error)
     return Prediction(
@@ -136,22 +146,73 @@ def predict_file(
     precision: str | None = None,
     input_shape: dict[str, tuple[int, ...]] | None = None,
 ) -> Prediction:
-    """Predicts for an ONNX file; without `precision` int8, where the target has it.
+    """Predicts for an ONNX or TFLite file.
+
+    Args:
+        path: of the file.
+        device: with at least one latency table.
+        precision: None: that of a TFLite or quantized ONNX file; of a float ONNX file int8, where the target has it.
+        input_shape: sizes of symbolic dimensions (ONNX only).
 
     Raises:
-        UsageError: the file is no ONNX file.
+        UsageError: there is no such file, or it is of another kind.
+        UnsupportedError: as `predict`.
     """
+    if not path.is_file():
+        raise UsageError("there is no such file", node=str(path))
+    if path.suffix == ".tflite":
+        return _predict_tflite(path.read_bytes(), device, precision)
+    if path.suffix != ".onnx":
+        raise UsageError("predictions are for .onnx and .tflite files", node=str(path))
     from edgecc.importer import load
 
-    if path.suffix != ".onnx":
-        raise UsageError(
-            "predictions need the network as .onnx", node=str(path), remedy="give the file that was compiled"
-        )
     model = load(path, input_shape=input_shape)
     if precision is None:
         quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
         precision = "int8" if quantized or "int8" in device.precisions else device.precisions[0]
     return predict(model, device, precision=precision)
+
+
+def predict_artifact(artifact: Artifact, device: Target) -> Prediction:
+    """Predicts for a file that was compiled; errors as `predict`."""
+    if artifact.format == "tflite":
+        return _predict_tflite(artifact.content(), device, artifact.precision)
+    from edgecc.importer import load
+
+    runtime = device.runtimes.get("onnx", "ONNX Runtime")
+    return predict(load(artifact.content()), device, runtime=runtime, precision=artifact.precision)
+
+
+def before_and_after(
+    original: ir.Model, artifacts: Mapping[str, Artifact], device: Target
+) -> dict[str, Prediction]:
+    """What the float original ("original") and each artifact (by its key) take on a target.
+
+    Empty where the target has no rates; an artifact whose bytes are not in memory is left out, as is what cannot be
+    counted.
+    """
+    if not device.latency:
+        return {}
+    found = {}
+    runtime = device.runtimes.get("onnx") or device.runtimes.get(device.formats[0], "LiteRT")
+    with suppress(EdgeccError):
+        found["original"] = predict(original, device, runtime=runtime, precision="fp32")
+    for key, artifact in artifacts.items():
+        if artifact.waits_in is None:
+            with suppress(EdgeccError):
+                found[key] = predict_artifact(artifact, device)
+    return found
+
+
+def _predict_tflite(data: bytes, device: Target, precision: str | None) -> Prediction:
+    from edgecc.analysis.tflite_workload import layers_of_graph, precision_of_graph
+    from edgecc.simulate.graph import read_graph
+
+    graph = read_graph(data)
+    runtime = device.runtimes.get("tflite", "LiteRT")
+    return predict_layers(
+        layers_of_graph(graph), device, runtime=runtime, precision=precision or precision_of_graph(graph)
+    )
 
 
 def choose(device: Target, runtime: str, precision: str) -> tuple[LatencySpec, str, float, tuple[str, ...]]:
@@ -181,7 +242,7 @@ def choose(device: Target, runtime: str, precision: str) -> tuple[LatencySpec, s
 _COMPUTE = frozenset({"conv1x1", "conv3x3", "conv", "depthwise", "grouped", "fc"})
 
 
-def _operators(layers: list[Layer], spec: LatencySpec, ghz: float) -> tuple[OperatorPrediction, ...]:
+def _operators(layers: Sequence[Layer], spec: LatencySpec, ghz: float) -> tuple[OperatorPrediction, ...]:
     costs = []
     for layer in layers:
         parts = {"compute": 0.0, "memory": 0.0, "overhead": 0.0}

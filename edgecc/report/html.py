@@ -58,6 +58,8 @@ def render_html(report: Report) -> str:
         plotly=_plotly() if charts else "",
         options=report.to_dict()["options"],
         compression=tables.compression_table(report),
+        on_target=[item for item in tables.on_target(report) if not isinstance(item, str)],
+        on_target_notes=[item for item in tables.on_target(report) if isinstance(item, str)],
     )
 
 

@@ -19,6 +19,7 @@ from edgecc.artifact import Artifact, Port
 from edgecc.fidelity import Fidelity
 from edgecc.pipeline import PassRecord
 from edgecc.profile import Profile
+from edgecc.profile.predict import Prediction
 
 SCHEMA_VERSION = 1
 
@@ -114,6 +115,7 @@ class Report:
         artifacts: what came out.
         passes: what each pass did and refused, in order.
         original_profile: latency of the float original in ONNX Runtime.
+        predictions: latency on the target, of "original" and of each artifact by its file's name.
         options: the resolved configuration.
         warnings: for the user to read.
         failure: why nothing was put into the output folder; None: all went well.
@@ -126,6 +128,7 @@ class Report:
     artifacts: tuple[ArtifactFacts, ...]
     passes: tuple[PassRecord, ...] = ()
     original_profile: Profile | None = None
+    predictions: Mapping[str, Prediction] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     failure: str | None = None

@@ -19,6 +19,7 @@ def report_tables(report: Report) -> list[Table | str]:
     items: list[Table | str] = [before_after(report)]
     figures = (report.original_profile, *(a.profile for a in report.artifacts))
     items.extend(dict.fromkeys(conditions(p) for p in figures if p is not None))
+    items.extend(on_target(report))
     data = {
         f"fidelity measured on {a.fidelity.data} ({a.fidelity.samples} compared)"
         for a in report.artifacts
@@ -81,6 +82,27 @@ def before_after(report: Report) -> Table:
     rows += [before_after_row(a.label, a.size_bytes, a.profile, a.fidelity) for a in report.artifacts]
     headings = ("", ">size", ">latency", ">p10..p90", ">memory", ">SQNR", ">agreement", ">accuracy")
     return Table(f"{report.model.name} for {report.target}", headings, rows)
+
+
+def on_target(report: Report) -> list[Table | str]:
+    """Predicted latency on the target, before and after; nothing where nothing is predicted."""
+    if not report.predictions:
+        return []
+    labels = {"original": "original (ONNX float)", **{a.file: a.label for a in report.artifacts}}
+    rows = [
+        [
+            labels.get(key, key),
+            p.runtime,
+            milliseconds(p.ms),
+            f"{milliseconds(p.low_ms)}..{milliseconds(p.high_ms)}",
+            p.grade,
+        ]
+        for key, p in report.predictions.items()
+    ]
+    name = next(iter(report.predictions.values())).target
+    headings = ("", "runtime", ">latency", ">from..to", "grade")
+    notes = dict.fromkeys(note for p in report.predictions.values() for note in p.notes)
+    return [Table(f"predicted for {name}, not measured", headings, rows), *notes]
 
 
 def before_after_row(
