@@ -15,7 +15,7 @@ from onnx import ModelProto
 import edgecc
 from edgecc.analysis.latency_fit import posterior
 from edgecc.analysis.tflite_workload import layers_of_graph, precision_of_graph
-from edgecc.analysis.workload import KINDS, RATES, amounts, kind_of, layers_of, total_amounts
+from edgecc.analysis.workload import KINDS, RATES, Layer, amounts, kind_of, layers_of, total_amounts
 from edgecc.compile import lower_float
 from edgecc.errors import ModelError, UnsupportedError, UsageError
 from edgecc.importer import load
@@ -249,7 +249,10 @@ def test_mobilenets_have_the_operations_of_their_papers(
 def test_a_tflite_file_is_counted_as_the_network_it_was_made_of(network: Path) -> None:
     artifact = lower_float(network)
     (found,), (same,) = ([layers_of_graph(read_graph(artifact.data))], [layers_of(load(network))])
-    work = lambda layers: {k: sum(x.macs for x in layers if x.kind == k) for k in KINDS}  # noqa: E731
+
+    def work(layers: list[Layer]) -> dict[str, int]:
+        return {k: sum(x.macs for x in layers if x.kind == k) for k in KINDS}
+
     assert work(found) == work(same)
     assert sum(x.weights for x in found if x.macs) >= sum(x.weights for x in same if x.macs)
     assert [x.name for x in found if x.kind == "depthwise"] == ["c"]
