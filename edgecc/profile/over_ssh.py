@@ -143,11 +143,8 @@ def profile(
         raise UsageError("edgecc profiles .onnx and .tflite files", node=str(path))
     if threads < 1 or (runs is not None and runs < 1):
         raise UsageError("threads and runs are at least 1")
-    files = {
-        "stopwatch.py": _RUNTIME / "stopwatch.py",
-        **_external(path),
-        f"model/network{path.suffix}": path,
-    }
+    programs = {name: _RUNTIME / name for name in ("stopwatch.py", "machine.py")}
+    files = {**programs, **_external(path), f"model/network{path.suffix}": path}
     request = {
         "runtime": kind,
         "version": metadata.version({"litert": "ai-edge-litert", "ort": "onnxruntime"}[kind]),

@@ -13,7 +13,6 @@ import os
 import platform
 import runpy
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -67,6 +66,7 @@ def main() -> None:
 def serve(request: dict[str, Any], folder: Path) -> None:
     """Receives the files, finds or makes the environment, measures."""
     until = time.monotonic() + float(request["timeout"])
+    os.environ["TMPDIR"] = str(folder)  # what runtimes leave behind goes with the rest
     for name, size in request["files"]:
         receive(folder, name, size)
     board = runpy.run_path(str(folder / "machine.py"))
@@ -157,22 +157,24 @@ def probe(python: str, runtime: str, until: float) -> dict[str, Any] | None:
 
 
 def make(folder: Path, requirement: str, until: float) -> None:
-    """Makes an environment with one package in it."""
-    say(progress=f"makes an environment for {requirement}")
+    """Makes an environment with one package in it; one that lacks the package only is gone on with."""
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    own = "name an environment that has one with ?python="
-    code, errors = watched([sys.executable, "-m", "venv", "--clear", str(folder)], until)
+    pip, own = [str(folder / "bin" / "python"), "-m", "pip"], "name an environment that has one with ?python="
+    if not os.path.exists(pip[0]) or watched([*pip, "--version"], until)[0]:
+        code, errors = watched([sys.executable, "-m", "venv", "--clear", str(folder)], until)
+        if code:
+            cause = f"no environment can be made there: {ended(code, errors)}"
+            raise Failure(cause, f"install python3-venv there, or {own}")
+    words = [
+        "install",
+        "--quiet",
+        "--no-input",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+        requirement,
+    ]
+    code, errors = watched([*pip, *words], until)
     if code:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise Failure(
-            f"no environment can be made there: {ended(code, errors)}",
-            f"install python3-venv there, or {own}",
-        )
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input", "--only-binary=:all:",
-           "--disable-pip-version-check", requirement]  # fmt: skip
-    code, errors = watched(pip, until)
-    if code:
-        shutil.rmtree(folder, ignore_errors=True)
         system = f"Python {platform.python_version()} on {platform.machine()}"
         raise Failure(
             f"{requirement} cannot be installed there ({system}): {ended(code, errors)}",
