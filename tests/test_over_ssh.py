@@ -19,10 +19,12 @@ import pytest
 from onnx import ModelProto
 from sshd import Sshd, serve
 
+from edgecc import cli
 from edgecc.errors import EdgeccError, UsageError
 from edgecc.profile import MEASURED_THERE, Profile, over_ssh
 from edgecc.profile.devices import profile_on
 from edgecc.profile.over_ssh import Place, command, parse
+from edgecc.target import target
 
 Parse = Callable[..., ModelProto]
 
@@ -278,3 +280,13 @@ def test_without_python_there(sshd: Sshd, onnx_file: Path, monkeypatch: pytest.M
     monkeypatch.setattr(over_ssh, "_COMMAND", over_ssh._COMMAND.replace("python3", "python3-is-not-here"))
     with pytest.raises(EdgeccError, match="there is no python3 on its PATH"):
         measured(sshd.device(), onnx_file)
+
+
+def test_a_target_is_calibrated_there(sshd: Sshd, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = Path(__file__).resolve().parents[1] / "models" / "digits_mlp.onnx"
+    words = ["--device", sshd.device(), "--target", "cortex-a53", "-o", str(tmp_path / "my.toml"), "--json"]
+    cli.main(["calibrate", str(model), *words])
+    (row,) = json.loads(capsys.readouterr().out)["measured"]
+    assert row["ms"] > 0
+    assert MEASURED_THERE in row["notes"][0]
+    assert target(str(tmp_path / "my.toml")).latency[0].measured == 1

@@ -86,7 +86,7 @@ class _Answer:
 
     def hear(self, line: bytes) -> None:
         """One line; what a login script prints is none of it."""
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             found = json.loads(line)
             if isinstance(found, dict):
                 self.said.update(found)
@@ -161,7 +161,7 @@ def profile(
         _refuse(where, answer, code, errors)
     try:
         return _profile(answer, kind, threads, path.stat().st_size)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise EdgeccError(f"it does not answer as it should: {error}", node=where.host) from error
 
 
