@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from edgecc import modelfile
 from edgecc.errors import EdgeccError
 from edgecc.profile import over_ssh
 from edgecc.profile.over_ssh import _Answer, _circumstances, _profile
@@ -123,3 +124,19 @@ def test_an_answer_that_makes_no_sense(
     (tmp_path / "m.tflite").write_bytes(b"x")
     with pytest.raises(EdgeccError, match=f"does not answer as it should: .*{cause}"):
         over_ssh.profile(tmp_path / "m.tflite", "host", runs=None, threads=1, input_shape={})
+
+
+def test_a_model_that_holds_its_weights_is_not_read_before_it_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path) -> None:
+        raise AssertionError("it is read")
+
+    monkeypatch.setattr(modelfile, "read", read)
+    (tmp_path / "m.onnx").write_bytes(b"weights")
+    assert over_ssh._external(tmp_path / "m.onnx") == {}
+    (tmp_path / "m.onnx").write_bytes(b"")
+    assert over_ssh._external(tmp_path / "m.onnx") == {}
+    (tmp_path / "m.onnx").write_bytes(b"location")
+    with pytest.raises(AssertionError):
+        over_ssh._external(tmp_path / "m.onnx")

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -169,8 +170,13 @@ def _external(path: Path) -> dict[str, Path]:
     """The files beside an ONNX file that hold its weights, by where they go: checked to lie inside its folder."""
     from edgecc import ir, modelfile
 
-    if path.suffix != ".onnx":
+    if path.suffix != ".onnx" or not path.stat().st_size:
         return {}
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as whole:
+        if (
+            whole.find(b"location") < 0
+        ):  # the key of such a file's name: without, a large model need not be read
+            return {}
     found = {}
     for graph in modelfile.read(path).graphs():
         for value in graph.initializers.values():
