@@ -134,9 +134,9 @@ def test_a_model_that_holds_its_weights_is_not_read_before_it_is_sent(
 
     monkeypatch.setattr(modelfile, "read", read)
     (tmp_path / "m.onnx").write_bytes(b"weights")
-    assert over_ssh._external(tmp_path / "m.onnx") == {}
+    assert modelfile.data_files(tmp_path / "m.onnx") == {}
     (tmp_path / "m.onnx").write_bytes(b"")
-    assert over_ssh._external(tmp_path / "m.onnx") == {}
+    assert modelfile.data_files(tmp_path / "m.onnx") == {}
     (tmp_path / "m.onnx").write_bytes(b"location")
     with pytest.raises(AssertionError):
-        over_ssh._external(tmp_path / "m.onnx")
+        modelfile.data_files(tmp_path / "m.onnx")

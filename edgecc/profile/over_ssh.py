@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from edgecc.errors import EdgeccError, UsageError
+from edgecc.modelfile import data_files
 from edgecc.profile import MEASURED_THERE, OperatorTime, Profile, spread
 from edgecc.profile.litert_profile import operators_from_litert
 from edgecc.profile.local import SECONDS
@@ -144,8 +144,9 @@ def profile(
         raise UsageError("edgecc profiles .onnx and .tflite files", node=str(path))
     if threads < 1 or (runs is not None and runs < 1):
         raise UsageError("threads and runs are at least 1")
+    beside = {f"model/{name}": file for name, file in data_files(path).items()} if kind == "ort" else {}
     programs = {name: _RUNTIME / name for name in ("stopwatch.py", "machine.py")}
-    files = {**programs, **_external(path), f"model/network{path.suffix}": path}
+    files = {**programs, **beside, f"model/network{path.suffix}": path}
     request = {
         "runtime": kind,
         "version": metadata.version({"litert": "ai-edge-litert", "ort": "onnxruntime"}[kind]),
@@ -164,26 +165,6 @@ def profile(
         return _profile(answer, kind, threads, path.stat().st_size)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise EdgeccError(f"it does not answer as it should: {error}", node=where.host) from error
-
-
-def _external(path: Path) -> dict[str, Path]:
-    """The files beside an ONNX file that hold its weights, by where they go: checked to lie inside its folder."""
-    from edgecc import ir, modelfile
-
-    if path.suffix != ".onnx" or not path.stat().st_size:
-        return {}
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as whole:
-        if (
-            whole.find(b"location") < 0
-        ):  # the key of such a file's name: without, a large model need not be read
-            return {}
-    found = {}
-    for graph in modelfile.read(path).graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor):
-                found[f"model/{tensor.location}"] = Path(tensor.path)
-    return found
 
 
 def command(where: Place) -> list[str]:
