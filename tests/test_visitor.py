@@ -2,9 +2,13 @@
 
 import ast
 import io
+import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +37,36 @@ def test_a_file_arrives_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "model" / "m.onnx").read_bytes() == b"abc"
     with pytest.raises(SystemExit):
         visitor.receive(tmp_path, "n.onnx", 4)
+
+
+@pytest.fixture
+def connected() -> Iterator[int]:
+    """Standard input that stays open until the number that this is is closed."""
+    saved, (reader, writer) = os.dup(0), os.pipe()
+    os.dup2(reader, 0)
+    os.close(reader)
+    yield writer
+    os.dup2(saved, 0)
+    os.close(saved)
+    with suppress(OSError):
+        os.close(writer)
+
+
+@pytest.mark.parametrize("program", ["while True: print('x')", "import time; time.sleep(60)"])
+def test_a_program_that_goes_on_is_ended(connected: int, program: str) -> None:
+    with pytest.raises(visitor.Failure, match="time limit"):
+        visitor.watched([sys.executable, "-c", program], time.monotonic() + 1)
+    os.close(connected)
+    with pytest.raises(SystemExit):
+        visitor.watched([sys.executable, "-c", program], time.monotonic() + 60)
+
+
+def test_a_program_is_told_and_heard(connected: int) -> None:
+    lines: list[bytes] = []
+    program = "import sys; print(input()); sys.stderr.write('why\\n'); sys.exit(3)"
+    found = visitor.watched([sys.executable, "-c", program], time.monotonic() + 60, lines.append, b"go\n")
+    assert (found, lines) == ((3, "why\n"), [b"go"])
+    assert visitor.ended(*found) == "why (exit code 3)"
 
 
 @pytest.mark.parametrize("shell", ["sh", "dash", "bash", "zsh", "csh", "tcsh", "fish"])

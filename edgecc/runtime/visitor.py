@@ -231,7 +231,7 @@ def _listen(child: int, until: float, hear: Callable[[bytes], object]) -> None:
         selector.register(0, selectors.EVENT_READ)
         while True:
             ready = [key.fd for key, _ in selector.select(max(0.0, until - time.monotonic()))]
-            if not ready:
+            if not ready or time.monotonic() > until:  # one that talks without end is never waited for
                 raise subprocess.TimeoutExpired("", 0)
             if 0 in ready and not os.read(0, 1):
                 raise SystemExit(1)  # nobody listens any more
