@@ -163,7 +163,9 @@ def inspect_command(
 @app.command("profile")
 @click.argument("model", metavar="MODEL")
 @click.option("--target", metavar="T[,T2..]", help="Predicts for it, unless it is to be measured.")
-@click.option("--device", metavar="local", help="Where it is measured (default without --target: local).")
+@click.option(
+    "--device", metavar="D", help="local, ssh://[USER@]HOST, adb://SERIAL (default without --target: local)."
+)
 @click.option(
     "--precision", metavar="WORD", help="That a prediction is for (default: the file's, else int8)."
 )
@@ -186,7 +188,7 @@ def profile_command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Measure MODEL (.onnx or .tflite) per operator on this machine, or predict it for a target."""
+    """Measure MODEL (.onnx or .tflite) per operator, here or on a device, or predict it for a target."""
     from edgecc.options import shapes
     from edgecc.target import target as find_target
 
@@ -224,8 +226,9 @@ def profile_command(
 
 
 @app.command("calibrate")
-@click.argument("measured", metavar="MEASURED.csv")
+@click.argument("measured", metavar="MEASURED.csv|MODEL.onnx...", nargs=-1, required=True)
 @click.option("--target", required=True, metavar="T", help="Whose rates are refitted.")
+@click.option("--device", metavar="D", help="Measures the networks there, as for profile.")
 @click.option("-o", "--output", required=True, metavar="myboard.toml", help="The target that is written.")
 @click.option("--precision", default="int8", metavar="WORD", help="Of what was measured (default: int8).")
 @click.option("--runtime", metavar="NAME", help="That ran it (default: the target's first).")
@@ -233,8 +236,9 @@ def profile_command(
 @_speech
 def calibrate_command(
     *,
-    measured: str,
+    measured: tuple[str, ...],
     target: str,
+    device: str | None,
     output: str,
     precision: str,
     runtime: str | None,
@@ -243,20 +247,28 @@ def calibrate_command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Refit a target's latency rates to measured networks (`model,latency_ms`; one is enough)."""
-    from edgecc.profile.recalibrate import read_measured, refit, target_text
+    """Refit a target's latency rates to networks measured before (`model,latency_ms`) or now; one is enough."""
+    from edgecc.profile.measure_networks import measured_rows
+    from edgecc.profile.recalibrate import refit, target_text
     from edgecc.target import target as find_target
 
-    device, path = find_target(target), Path(output)
+    board, path = find_target(target), Path(output)
     if path.suffix != ".toml":
         raise UsageError("the name of a target file ends in .toml", node="--output")
-    rows = read_measured(Path(measured))
-    spec, before = refit(rows, device, runtime=runtime, precision=precision, ghz=ghz, board=path.stem)
-    base = str(Path(target).resolve()) if target.endswith(".toml") else device.name
-    path.write_text(target_text(spec, device, path.stem, base), encoding="utf-8")
-    data = {"file": str(path), "networks": len(rows), "error_before": before, "error": spec.error}
+    rows = measured_rows(measured, device, target=target, precision=precision, runtime=runtime)
+    spec, before = refit(rows, board, runtime=runtime, precision=precision, ghz=ghz, board=path.stem)
+    base = str(Path(target).resolve()) if target.endswith(".toml") else board.name
+    path.write_text(target_text(spec, board, path.stem, base), encoding="utf-8")
+    data = {
+        "file": str(path),
+        "networks": len(rows),
+        "error_before": before,
+        "error": spec.error,
+        "measured": rows,
+    }
     lines = [
-        f"{len(rows)} measured: the rates of {device.name} were off by {100 * before:.0f} % on average;"
+        *(f"{row.model}: {note}" for row in rows for note in row.notes),
+        f"{len(rows)} measured: the rates of {board.name} were off by {100 * before:.0f} % on average;"
         f" the new ones by {100 * spec.error:.0f} % on a network that is not among them",
         f"wrote {path}",
     ]

@@ -76,7 +76,7 @@ class CompileResult:
     @property
     def profile(self) -> Profile | None:
         """Of the fastest artifact; None where nothing was measured."""
-        return min(self.profiles.values(), key=lambda p: p.median_ms, default=None)
+        return min(self.profiles.values(), key=lambda p: p.typical_ms, default=None)
 
 
 def _words_of(_: Callable[P, object]) -> Callable[[Callable[..., R]], Callable[Concatenate[Any, P], R]]:

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,27 @@ def read(source: Path | str | bytes | onnx.ModelProto | ir.Model) -> ir.Model:
     for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
         _check_graph_tensors(graph, folder)
     return model
+
+
+def data_files(path: Path) -> dict[str, Path]:
+    """The files beside an ONNX file that hold its weights, by the names that it gives them; checked as by `read`.
+
+    A model that holds its weights itself is searched, not read.
+
+    Raises:
+        ModelError: as `read`.
+    """
+    if not path.stat().st_size:
+        return {}
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as whole:
+        if whole.find(b"location") < 0:  # the key under which ONNX keeps the name of such a file
+            return {}
+    return {
+        str(tensor.location): Path(tensor.path)
+        for graph in read(path).graphs()
+        for value in graph.initializers.values()
+        if isinstance(tensor := value.const_value, ir.ExternalTensor)
+    }
 
 
 def identity(source: Path | str | bytes | onnx.ModelProto | ir.Model, model: ir.Model) -> tuple[str, int]:

@@ -81,7 +81,7 @@ def check_budgets(
         if options.max_latency is None or profile is None:
             continue
         allowed_ms = 1e3 * options.max_latency
-        if profile.median_ms > allowed_ms:
+        if profile.typical_ms > allowed_ms:
             raise BudgetError(
-                f"{profile.median_ms:.3g} ms ({profile.tier}), {allowed_ms:g} ms allowed", node=name
+                f"{profile.typical_ms:.3g} ms ({profile.tier}), {allowed_ms:g} ms allowed", node=name
             )

@@ -87,6 +87,7 @@ def test_both_formats_are_measured(onnx_file: Path, tflite_file: Path, threads: 
         assert p.runtime == runtime
         assert p.tier == "measured here"
         assert p.threads == threads
+        assert p.median_ms is not None and p.p10_ms is not None and p.p90_ms is not None
         assert 0 < p.min_ms <= p.p10_ms <= p.median_ms <= p.p90_ms
         assert p.runs >= 3
         assert p.machine
@@ -138,7 +139,7 @@ def test_a_crash_of_the_unofficial_interface_leaves_the_interpreter(
     script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.setattr(local, "_STOPWATCH", script)
     found = profile.profile_artifact(tflite_file)
-    assert found.median_ms > 0
+    assert found.typical_ms > 0
     assert found.operators == ()
     assert "signal 11" in found.notes[0]
 
@@ -168,8 +169,8 @@ def test_a_network_that_hangs_is_given_up(
 
 def test_quantiles_interpolate() -> None:
     values = [4.0, 1.0, 3.0, 2.0]
-    assert [local._quantile(values, q) for q in (0, 0.5, 1)] == [1.0, 2.5, 4.0]
-    assert [local._quantile(values, q) for q in (0.1, 0.9)] == pytest.approx(np.quantile(values, [0.1, 0.9]))
+    assert [profile.quantile(values, q) for q in (0, 0.5, 1)] == [1.0, 2.5, 4.0]
+    assert [profile.quantile(values, q) for q in (0.1, 0.9)] == pytest.approx(np.quantile(values, [0.1, 0.9]))
 
 
 def test_what_cannot_be_measured_is_told_and_the_rest_measured(

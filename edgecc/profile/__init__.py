@@ -1,8 +1,8 @@
-"""Latency per operator and in whole: measured on this machine, each figure with its tier (DESIGN §6)."""
+"""Latency per operator and in whole: measured, here or on a device, each figure with its tier (DESIGN §6)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edgecc.report.terminal import Table
 
 MEASURED_HERE = "measured here"
+MEASURED_THERE = "measured on a device"
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,15 @@ class Profile:
         machine: the processor.
         threads: of the runtime.
         runs: timed ones, without an operator profiler.
-        median_ms, p10_ms, p90_ms, min_ms: of these runs.
+        median_ms, p10_ms, p90_ms: of these runs; None where the tool that timed them tells no quantiles.
+        min_ms: the fastest.
         operators: in order of execution; empty where the runtime did not tell.
         memory_bytes: peak resident memory of loading and running, above what the runtime's own libraries
             take, read in a process that does nothing else; None where the system does not tell.
         size_bytes: of the file.
         tier: where the figures come from.
         notes: what is missing, and why.
+        mean_ms: of the runs; None where each was told, of which the median says more.
     """
 
     runtime: str
@@ -59,15 +62,22 @@ class Profile:
     machine: str
     threads: int
     runs: int
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
+    median_ms: float | None
+    p10_ms: float | None
+    p90_ms: float | None
     min_ms: float
     operators: tuple[OperatorTime, ...]
     memory_bytes: int | None
     size_bytes: int
     tier: str = MEASURED_HERE
     notes: tuple[str, ...] = ()
+    mean_ms: float | None = None
+
+    @property
+    def typical_ms(self) -> float:
+        """The median; the mean where the tool told no median."""
+        found = self.median_ms if self.median_ms is not None else self.mean_ms
+        return self.min_ms if found is None else found
 
     def tables(self, limit: int | None = 20, title: str = "") -> list[Table | str]:
         """What a terminal shows: the whole, then the slowest operators."""
@@ -84,6 +94,26 @@ class Profile:
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON takes it."""
         return asdict(self)
+
+
+def spread(samples: Sequence[float]) -> dict[str, Any]:
+    """The fields of a `Profile` that tell of its runs, from the milliseconds of each."""
+    return {
+        "runs": len(samples),
+        "median_ms": quantile(samples, 0.5),
+        "p10_ms": quantile(samples, 0.1),
+        "p90_ms": quantile(samples, 0.9),
+        "min_ms": min(samples),
+    }
+
+
+def quantile(samples: Sequence[float], share: float) -> float:
+    """Linear interpolation between order statistics."""
+    ordered = sorted(samples)
+    position = share * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
 def time_by_type(operators: Iterable[OperatorTime]) -> dict[str, float]:

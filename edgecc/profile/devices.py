@@ -12,7 +12,7 @@ from edgecc.errors import UsageError
 if TYPE_CHECKING:
     from edgecc.report.terminal import Table
 
-SCHEMES: dict[str, str] = {}
+SCHEMES: dict[str, str] = {"ssh": "edgecc.profile.over_ssh", "adb": "edgecc.profile.over_adb"}
 """Scheme -> the module that measures there, which is a `Device`."""
 
 

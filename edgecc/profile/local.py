@@ -21,7 +21,7 @@ from edgecc import ir
 from edgecc.artifact import Artifact
 from edgecc.errors import EdgeccError, UsageError
 from edgecc.onnxfile import write_aside
-from edgecc.profile import OperatorTime, Profile
+from edgecc.profile import OperatorTime, Profile, spread
 from edgecc.profile.litert_profile import operators_from_litert
 from edgecc.profile.ort_profile import operators_from_ort
 
@@ -226,11 +226,7 @@ def _measure(child: _Child, threads: int, timeout: float) -> Profile:
         runtime_version=version,
         machine=machine_name(),
         threads=threads,
-        runs=len(samples),
-        median_ms=_quantile(samples, 0.5),
-        p10_ms=_quantile(samples, 0.1),
-        p90_ms=_quantile(samples, 0.9),
-        min_ms=min(samples),
+        **spread(samples),
         operators=rows,
         memory_bytes=memory,
         size_bytes=child.path.stat().st_size,
@@ -256,12 +252,3 @@ def _interpreter_times(path: Path, threads: int) -> list[float]:
         runner.run(feeds)
         samples.append((time.perf_counter_ns() - started) / 1e6)
     return samples
-
-
-def _quantile(samples: Sequence[float], share: float) -> float:
-    """Linear interpolation between order statistics."""
-    ordered = sorted(samples)
-    position = share * (len(ordered) - 1)
-    low = int(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)

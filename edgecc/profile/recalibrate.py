@@ -25,10 +25,12 @@ class Measured:
     Attributes:
         model: the ONNX file that was compiled.
         ms: measured, one inference with batch 1.
+        notes: how it was measured, and what to know of it.
     """
 
     model: Path
     ms: float
+    notes: tuple[str, ...] = ()
 
 
 def read_measured(path: Path) -> list[Measured]:

@@ -109,13 +109,14 @@ def before_after_row(
     label: str, size: int | None, profile: Profile | None, fidelity: Fidelity | None
 ) -> list[str]:
     """Label, size, latency, its spread, memory, SQNR, agreement and accuracy; "-" where unknown."""
-    spread = "-" if profile is None else f"{milliseconds(profile.p10_ms)}..{milliseconds(profile.p90_ms)}"
     memory = None if profile is None else profile.memory_bytes
     return [
         label,
         size_text(size),
-        "-" if profile is None else milliseconds(profile.median_ms),
-        spread,
+        "-" if profile is None else milliseconds(profile.typical_ms),
+        "-"
+        if profile is None or profile.p10_ms is None or profile.p90_ms is None
+        else f"{milliseconds(profile.p10_ms)}..{milliseconds(profile.p90_ms)}",
         size_text(memory),
         "-" if fidelity is None else decibels(fidelity.sqnr_db),
         percent(None if fidelity is None else fidelity.agreement),
@@ -244,8 +245,8 @@ def worst_layers(fidelity: Fidelity, title: str = "layers that lose most by them
 def profile_tables(profile: Profile, limit: int | None = 20, title: str = "") -> list[Table | str]:
     """The whole network in a line, then its slowest operators: what `profile` prints."""
     items: list[Table | str] = [
-        f"{milliseconds(profile.median_ms)} (p10 {milliseconds(profile.p10_ms)}, p90"
-        f" {milliseconds(profile.p90_ms)}, fastest {milliseconds(profile.min_ms)}; {profile.runs} runs),"
+        f"{milliseconds(profile.typical_ms)} ({_spread(profile)}fastest {milliseconds(profile.min_ms)};"
+        f" {profile.runs} runs),"
         f" file {size_text(profile.size_bytes)}, memory {size_text(profile.memory_bytes)}",
         conditions(profile),
         *profile.notes,
@@ -256,6 +257,12 @@ def profile_tables(profile: Profile, limit: int | None = 20, title: str = "") ->
         heading = title or f"slowest {len(slowest)} of {len(profile.operators)} operators"
         items.append(Table(heading, (">#", "name", "kernel", ">us", ">share", "clock"), rows))
     return items
+
+
+def _spread(profile: Profile) -> str:
+    if profile.p10_ms is not None and profile.p90_ms is not None:
+        return f"p10 {milliseconds(profile.p10_ms)}, p90 {milliseconds(profile.p90_ms)}, "
+    return "mean, " if profile.median_ms is None else "median, "
 
 
 def packed_lines(found: PackedFile) -> list[Table | str]:

@@ -30,7 +30,12 @@ Handle = ctypes.c_void_p
 def main(request: dict[str, Any]) -> None:
     """Serves one request: kind, path, threads, seconds, runs, library, sys_path, shapes."""
     sys.path[:] = request["sys_path"]
-    network = LiteRt(request) if request["kind"] == "litert" else Ort(request)
+    kinds: dict[str, type[LiteRt | Ort | Interpreter]] = {
+        "litert": LiteRt,
+        "ort": Ort,
+        "interpreter": Interpreter,
+    }
+    network = kinds[request["kind"]](request)
     before = resident()["VmRSS"]
     run = network.load(profile=False)
     say(ready=network.version)
@@ -288,6 +293,32 @@ class Ort:
         return [
             (e["name"].removesuffix("_kernel_time"), e["args"]["op_name"], e["dur"], "ort") for e in kernels
         ]
+
+
+class Interpreter:
+    """A TFLite file through LiteRT's documented interface, which knows no times of operators."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        import numpy
+        from ai_edge_litert.interpreter import Interpreter as Python
+
+        self._numpy = numpy
+        self._graph = Python(request["path"], num_threads=int(request["threads"]))
+        self.version = str(request["version"])
+
+    def load(self, *, profile: bool) -> Callable[[], None]:
+        """Allocates the tensors and returns what runs it once."""
+        self._graph.allocate_tensors()
+        for each in self._graph.get_input_details():
+            noise = self._numpy.random.default_rng(0).standard_normal(each["shape"])
+            zeros = self._numpy.zeros(each["shape"], each["dtype"])
+            floats = self._numpy.issubdtype(each["dtype"], self._numpy.floating)
+            self._graph.set_tensor(each["index"], noise.astype(each["dtype"]) if floats else zeros)
+        return lambda: self._graph.invoke() and None
+
+    def events(self, runs: int) -> list[tuple[str, int, int, int]]:
+        """There are none."""
+        raise RuntimeError("the interpreter tells no times of operators")
 
 
 if __name__ == "__main__":
