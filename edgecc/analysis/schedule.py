@@ -1,0 +1,210 @@
+"""Orders operators so that less memory lives at once.
+
+The memory while an operator runs is that of all tensors made and still to be read, its own results included (as TFLite
+Micro's planner counts lifetimes). The order that keeps the greatest of these sums lowest is a path through the sets of
+operators that can have run, each step costing the memory of the operator that runs next: the search takes the cheapest
+path first and forgets of two paths to one set the dearer one, so what it finds first is best (a bottleneck shortest path;
+the dynamic programme over down-sets of Ahn et al., "Ordering Chaos", MLSys 2020, without its partition). An operator that
+neither exceeds what was already needed nor leaves more behind than it found is run at once: no order can be better for
+putting it off.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgecc.analysis.flat import FlatNetwork
+from edgecc.analysis.memory import ALIGNMENT, head_bytes
+from edgecc.analysis.micro_kernels import Machine, scratch_bytes
+
+_STATES = 20_000
+"""Sets of operators that are looked at before the search gives up and goes greedily: about two seconds."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """An operator as the search sees it.
+
+    Attributes:
+        reads, makes: numbers of tensors that take memory.
+        own: bytes that live only while it runs.
+        after: tasks that must have run, beside those that make what it reads.
+    """
+
+    reads: frozenset[int]
+    makes: frozenset[int]
+    own: int = 0
+    after: frozenset[int] = frozenset()
+
+
+class _Problem:
+    """Tasks, and what follows from a set of them having run. Sets are bit masks: of tasks, and of live tensors."""
+
+    def __init__(self, tasks: Sequence[Task], sizes: Sequence[int], given: frozenset[int], kept: frozenset[int]) -> None:
+        self.tasks, self.sizes, self.kept = tasks, sizes, kept
+        self.readers = [0] * len(sizes)
+        maker: dict[int, int] = {}
+        for number, task in enumerate(tasks):
+            for tensor in task.reads:
+                self.readers[tensor] |= 1 << number
+            maker |= dict.fromkeys(task.makes, number)
+        self.needs = [
+            sum({1 << maker[t] for t in task.reads if t in maker} | {1 << n for n in task.after})
+            for task in tasks
+        ]
+        self.first = sum(sizes[t] for t in given if self.readers[t] or t in kept)
+        # What nothing reads lives while step 0, the moment before the first operator.
+        self.start = sum(sizes[t] for t in given)
+
+    def ready(self, done: int) -> list[int]:
+        return [n for n, need in enumerate(self.needs) if not done >> n & 1 and need & done == need]
+
+    def step(self, done: int, live: int, number: int) -> tuple[int, int]:
+        """Bytes while the task runs, and bytes that live behind it."""
+        task = self.tasks[number]
+        during = live + sum(self.sizes[t] for t in task.makes)
+        done |= 1 << number
+        freed = sum(
+            self.sizes[t]
+            for t in task.reads | task.makes
+            if t not in self.kept and self.readers[t] & done == self.readers[t]
+        )
+        return during + task.own, during - freed
+
+    def peak(self, order: Sequence[int]) -> int:
+        done, live, peak = 0, self.first, self.start
+        for number in order:
+            during, live = self.step(done, live, number)
+            done, peak = done | 1 << number, max(peak, during)
+        return peak
+
+
+def best_order(
+    tasks: Sequence[Task],
+    sizes: Sequence[int],
+    *,
+    given: frozenset[int] = frozenset(),
+    kept: frozenset[int] = frozenset(),
+    states: int = _STATES,
+) -> tuple[list[int], int]:
+    """The order of the tasks with the lowest peak, and that peak in bytes; the given order where none is better.
+
+    Args:
+        tasks: in an order in which they can run.
+        sizes: bytes of each tensor.
+        given: tensors that are there from the start.
+        kept: tensors that stay to the end.
+        states: how many sets of finished tasks the search looks at; beyond it, the result may not be the best.
+    """
+    problem = _Problem(tasks, sizes, given, kept)
+    order = list(range(len(tasks)))
+    peak = problem.peak(order)
+    least = max([problem.start, *(_alone(task, sizes) for task in tasks)])
+    if peak <= least:
+        return order, peak
+    found = _search(problem, peak, states) or _greedy(problem)
+    return (found, problem.peak(found)) if problem.peak(found) < peak else (order, peak)
+
+
+def _alone(task: Task, sizes: Sequence[int]) -> int:
+    return sum(sizes[t] for t in task.reads | task.makes) + task.own
+
+
+def _search(problem: _Problem, limit: int, states: int) -> list[int] | None:
+    """The best order if it stays below `limit`; None where there is none, or the search is too long."""
+    whole = (1 << len(problem.tasks)) - 1
+    start = _State(problem.start, 0, problem.first, ())
+    queue: list[tuple[int, int, int, _State]] = [(start.peak, 0, 0, start)]
+    seen: set[int] = set()
+    pushed = 0
+    while queue and len(seen) < states:
+        *_, state = heapq.heappop(queue)
+        state = _run_free(problem, state)
+        if state.done == whole:
+            return _listed(state)
+        if state.done in seen:
+            continue
+        seen.add(state.done)
+        for number in problem.ready(state.done):
+            during, live = problem.step(state.done, state.live, number)
+            done = state.done | 1 << number
+            if during < limit and done not in seen:
+                pushed += 1
+                after = _State(max(state.peak, during), done, live, (number, state.order))
+                heapq.heappush(queue, (after.peak, -done.bit_count(), pushed, after))
+    return None
+
+
+@dataclass(frozen=True)
+class _State:
+    """The most memory so far, tasks that have run, memory that lives, and the order as (last, (the one before, ..))."""
+
+    peak: int
+    done: int
+    live: int
+    order: tuple[object, ...]
+
+
+def _run_free(problem: _Problem, state: _State) -> _State:
+    """Runs what costs nothing: see the module's text."""
+    peak, done, live, order = state.peak, state.done, state.live, state.order
+    while True:
+        for number in problem.ready(done):
+            during, left = problem.step(done, live, number)
+            if during <= peak and left <= live:
+                done, live, order = done | 1 << number, left, (number, order)
+                break
+        else:
+            return _State(peak, done, live, order)
+
+
+def _listed(state: _State) -> list[int]:
+    found: list[int] = []
+    rest = state.order
+    while rest:
+        number, rest = rest  # type: ignore[assignment, misc]
+        found.append(number)  # type: ignore[arg-type]
+    return found[::-1]
+
+
+def _greedy(problem: _Problem) -> list[int]:
+    """Always the task that leaves least behind, of equal ones that with the lower sum while it runs."""
+    done, live, order = 0, problem.first, []
+    while ready := problem.ready(done):
+        costs = {n: problem.step(done, live, n) for n in ready}
+        number = min(ready, key=lambda n: (costs[n][1], costs[n][0], n))
+        live, done = costs[number][1], done | 1 << number
+        order.append(number)
+    return order
+
+
+def lower_peak(network: FlatNetwork, machine: Machine) -> list[int] | None:
+    """An order of the operators in which the planned head is smaller; None: keep the one they have.
+
+    Networks that change variables keep their order.
+    """
+    if any(t.variable for t in network.tensors) or len(network.operators) > _MOST:
+        return None
+    sizes = [
+        0 if t.constant else -(-t.bytes // ALIGNMENT) * ALIGNMENT for t in network.tensors
+    ]
+    tasks = [
+        Task(
+            frozenset(i for i in o.inputs if i >= 0 and sizes[i]),
+            frozenset(i for i in o.outputs if sizes[i]),
+            sum(-(-s // ALIGNMENT) * ALIGNMENT for s in scratch_bytes(network, o, machine)),
+        )
+        for o in network.operators
+    ]
+    order, _ = best_order(
+        tasks, sizes, given=frozenset(i for i in network.inputs if sizes[i]),
+        kept=frozenset(i for i in network.outputs if sizes[i]),
+    )  # fmt: skip
+    if order == list(range(len(order))) or head_bytes(network.ordered(order), machine) >= head_bytes(network, machine):
+        return None
+    return order
+
+
+_MOST = 4000  # operators; longer networks keep their order
