@@ -45,9 +45,7 @@ def _window(network: FlatNetwork, operator: FlatOperator) -> _Window:
             reach = (kernel[axis] - 1) * dilation[axis] + 1
             total = (result[1 + axis] - 1) * stride[axis] + reach - data.shape[1 + axis]
             padding[axis] = max(total, 0) // 2
-    return _Window(
-        data.shape, kernel, weights.shape[3], result, stride, dilation, (padding[0], padding[1])
-    )
+    return _Window(data.shape, kernel, weights.shape[3], result, stride, dilation, (padding[0], padding[1]))
 
 
 def _columns(channels: int, kernel: tuple[int, int], *, mve: bool) -> int:
@@ -149,7 +147,11 @@ def _pooled(network: FlatNetwork, operator: FlatOperator, *, mve: bool) -> list[
 
 def _product(network: FlatNetwork, operator: FlatOperator, *, mve: bool) -> list[int]:
     """batch_matmul.cc asks arm_fully_connected_s8_get_buffer_size for the shape of the result."""
-    return [4 * network.tensors[operator.outputs[0]].shape[-1]] if mve and _kind(network, operator, 0) == "int8" else []
+    return (
+        [4 * network.tensors[operator.outputs[0]].shape[-1]]
+        if mve and _kind(network, operator, 0) == "int8"
+        else []
+    )
 
 
 def _transposed(network: FlatNetwork, operator: FlatOperator, *, mve: bool) -> list[int]:

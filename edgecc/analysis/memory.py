@@ -1,9 +1,9 @@
-"""The RAM that TFLite Micro takes for a network, computed before it runs: the planner's layout and what lies behind it.
+"""The RAM that TFLite Micro takes for a network, computed before it runs: what is planned and what lies behind it.
 
-The arena has two ends (tflite-micro, arena_allocator/single_arena_buffer_allocator.cc): tensors and scratch buffers, whose
-places a planner chooses once, lie at its head; structures and parameters that stay lie at its tail. What `predict` counts
-is what the interpreter allocates in the order in which it does so (micro_allocator.cc, micro_interpreter.cc, commit
-90b983c). Counted neither: the interpreter object and the operator resolver themselves, stack, and code.
+The arena has two ends (tflite-micro, arena_allocator/single_arena_buffer_allocator.cc): tensors and scratch buffers,
+whose places a planner chooses once, lie at its head; structures and parameters that stay lie at its tail. `predict`
+counts what the interpreter allocates, in that order (micro_allocator.cc, micro_interpreter.cc, commit 90b983c). Not
+counted: the interpreter object and the operator resolver themselves, stack, and code.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Memory:
     Attributes:
         head: bytes that tensors and scratch buffers take as the planner places them.
         tail: bytes that stay allocated behind them.
-        planning: bytes that the head needs while memory is planned; more than `head` for networks of many small tensors.
-        live: the most bytes that live at once, which no placement can go below.
+        planning: bytes that the head needs while memory is planned: more than `head` where many tensors are small.
+        live: the most bytes that live at once: no placement can do with less.
         steps: one an operator, in order.
         unknown: operators whose own buffers are not counted.
     """
@@ -117,8 +117,8 @@ def buffers_of(network: FlatNetwork, machine: Machine) -> list[Buffer]:
 def place(buffers: Sequence[Buffer]) -> list[int]:
     """Offsets by TFLite Micro's greedy planner (memory_planner/greedy_memory_planner.cc).
 
-    The largest first, of equal ones the last first; each into the lowest gap between those already placed that live at the
-    same time.
+    The largest first, of equal ones the last first; each into the lowest gap between those already placed that live
+    at the same time.
     """
     offsets = [0] * len(buffers)
     placed: list[tuple[int, int, int]] = []  # offset, turn, buffer
@@ -168,7 +168,12 @@ def predict(network: FlatNetwork, machine: Machine) -> Memory:
     known = {*structs.BUILTIN, *structs.OP_DATA, *structs.INT8_DATA, *_PLAIN}
     unknown = tuple(sorted({o.code for o in network.operators} - known))
     return Memory(
-        head, after, max(0, planning - (after - planned)), max((s.live for s in steps), default=0), steps, unknown
+        head,
+        after,
+        max(0, planning - (after - planned)),
+        max((s.live for s in steps), default=0),
+        steps,
+        unknown,
     )
 
 

@@ -49,7 +49,9 @@ QUANTIZED = ("int8", "int16")
 
 def init_bytes(operator: FlatOperator, machine: Machine) -> list[int]:
     """Persistent buffers that a kernel allocates when it is initialised, in bytes."""
-    special = COMPRESSED_OP_DATA if machine.recording else CMSIS_OP_DATA if machine.kernels != "reference" else {}
+    special = (
+        COMPRESSED_OP_DATA if machine.recording else CMSIS_OP_DATA if machine.kernels != "reference" else {}
+    )
     fields = special.get(operator.code, OP_DATA.get(operator.code))
     return [] if fields is None else [size_of(fields, machine.pointer)]
 
@@ -181,7 +183,9 @@ def _mirrored(call: _Call) -> list[int]:
 
 
 def _added(call: _Call) -> list[int]:
-    return [call.machine.pointer * len(call.operator.inputs)] if call.result.kind in ("float32", "int8") else []
+    return (
+        [call.machine.pointer * len(call.operator.inputs)] if call.result.kind in ("float32", "int8") else []
+    )
 
 
 def _svdf(call: _Call) -> list[int]:

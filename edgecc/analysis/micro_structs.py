@@ -1,8 +1,8 @@
 """What TFLite Micro's own structures take: sizes follow from their fields and the width of a pointer.
 
-Fields are written as counts and letters in the order of the C++ declaration: p pointer or size_t, i 4 bytes (int, float,
-enum), h 2 bytes, b 1 byte, d 8 bytes (double, int64: aligned to 8 on Arm and x86-64). Source: the headers and kernels of
-tensorflow/tflite-micro (commit 90b983c), each table says where.
+Fields are written as counts and letters in the order of the C++ declaration: p pointer or size_t, i 4 bytes (int,
+float, enum), h 2 bytes, b 1 byte, d 8 bytes (double, int64: aligned to 8 on Arm and x86-64). Source: the headers and
+kernels of tensorflow/tflite-micro (commit 90b983c); each table says where.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ PLANNED_BUFFER = "10i"
 SCRATCH_REQUESTS_PER_OPERATOR = 12
 
 # lite/core/c/builtin_op_data.h: what the parsers of flatbuffer_conversions.cc allocate; operators that are not listed
-# have no options. FULLY_CONNECTED has 16 bytes more than the header of that commit says in the package that was measured
-# (0.dev20261023182759): aligned to 8, so taken for two pointers.
+# have no options. In the package that was measured (0.dev20261023182759), FULLY_CONNECTED takes 16 bytes more than by
+# the header of that commit, aligned to 8: so it is taken for two pointers.
 BUILTIN: dict[str, str] = {
     "ADD": "ib", "SUB": "ib", "MUL": "i", "DIV": "i", "CONV_2D": "7i", "DEPTHWISE_CONV_2D": "7i",
     "AVERAGE_POOL_2D": "10i", "MAX_POOL_2D": "10i", "L2_POOL_2D": "10i", "FULLY_CONNECTED": "2i2bi2p",

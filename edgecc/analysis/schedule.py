@@ -2,11 +2,11 @@
 
 The memory while an operator runs is that of all tensors made and still to be read, its own results included (as TFLite
 Micro's planner counts lifetimes). The order that keeps the greatest of these sums lowest is a path through the sets of
-operators that can have run, each step costing the memory of the operator that runs next: the search takes the cheapest
-path first and forgets of two paths to one set the dearer one, so what it finds first is best (a bottleneck shortest path;
-the dynamic programme over down-sets of Ahn et al., "Ordering Chaos", MLSys 2020, without its partition). An operator that
-neither exceeds what was already needed nor leaves more behind than it found is run at once: no order can be better for
-putting it off.
+operators that can have run, each step costing the memory of the operator that runs next. The search takes the
+cheapest path first and forgets of two paths to one set the dearer one, so what it finds first is best (a bottleneck
+shortest path; the dynamic programme over down-sets of Ahn et al., "Ordering Chaos", MLSys 2020, without its
+partition). An operator that neither exceeds what was already needed nor leaves more behind than it found is run at
+once: no order can be better for putting it off.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class Task:
 class _Problem:
     """Tasks, and what follows from a set of them having run. Sets are bit masks: of tasks, and of live tensors."""
 
-    def __init__(self, tasks: Sequence[Task], sizes: Sequence[int], given: frozenset[int], kept: frozenset[int]) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], sizes: Sequence[int], given: frozenset[int], kept: frozenset[int]
+    ) -> None:
         self.tasks, self.sizes, self.kept = tasks, sizes, kept
         self.readers = [0] * len(sizes)
         maker: dict[int, int] = {}
@@ -54,8 +56,8 @@ class _Problem:
             sum({1 << maker[t] for t in task.reads if t in maker} | {1 << n for n in task.after})
             for task in tasks
         ]
+        # What nothing reads lives only in step 0, the moment before the first operator.
         self.first = sum(sizes[t] for t in given if self.readers[t] or t in kept)
-        # What nothing reads lives while step 0, the moment before the first operator.
         self.start = sum(sizes[t] for t in given)
 
     def ready(self, done: int) -> list[int]:
@@ -115,7 +117,7 @@ def _alone(task: Task, sizes: Sequence[int]) -> int:
 def _search(problem: _Problem, limit: int, states: int) -> list[int] | None:
     """The best order if it stays below `limit`; None where there is none, or the search is too long."""
     whole = (1 << len(problem.tasks)) - 1
-    start = _State(problem.start, 0, problem.first, ())
+    start = _State(problem.start, 0, problem.first)
     queue: list[tuple[int, int, int, _State]] = [(start.peak, 0, 0, start)]
     seen: set[int] = set()
     pushed = 0
@@ -132,41 +134,43 @@ def _search(problem: _Problem, limit: int, states: int) -> list[int] | None:
             done = state.done | 1 << number
             if during < limit and done not in seen:
                 pushed += 1
-                after = _State(max(state.peak, during), done, live, (number, state.order))
+                after = _State(max(state.peak, during), done, live, (number,), state)
                 heapq.heappush(queue, (after.peak, -done.bit_count(), pushed, after))
     return None
 
 
 @dataclass(frozen=True)
 class _State:
-    """The most memory so far, tasks that have run, memory that lives, and the order as (last, (the one before, ..))."""
+    """Most memory so far, set of tasks that have run, memory that lives; those that ran last, and what was before."""
 
     peak: int
     done: int
     live: int
-    order: tuple[object, ...]
+    ran: tuple[int, ...] = ()
+    before: _State | None = None
 
 
 def _run_free(problem: _Problem, state: _State) -> _State:
     """Runs what costs nothing: see the module's text."""
-    peak, done, live, order = state.peak, state.done, state.live, state.order
+    done, live, ran = state.done, state.live, list(state.ran)
     while True:
         for number in problem.ready(done):
             during, left = problem.step(done, live, number)
-            if during <= peak and left <= live:
-                done, live, order = done | 1 << number, left, (number, order)
+            if during <= state.peak and left <= live:
+                done, live = done | 1 << number, left
+                ran.append(number)
                 break
         else:
-            return _State(peak, done, live, order)
+            return _State(state.peak, done, live, tuple(ran), state.before)
 
 
 def _listed(state: _State) -> list[int]:
-    found: list[int] = []
-    rest = state.order
-    while rest:
-        number, rest = rest  # type: ignore[assignment, misc]
-        found.append(number)  # type: ignore[arg-type]
-    return found[::-1]
+    parts: list[tuple[int, ...]] = []
+    at: _State | None = state
+    while at is not None:
+        parts.append(at.ran)
+        at = at.before
+    return [number for part in reversed(parts) for number in part]
 
 
 def _greedy(problem: _Problem) -> list[int]:
@@ -187,9 +191,7 @@ def lower_peak(network: FlatNetwork, machine: Machine) -> list[int] | None:
     """
     if any(t.variable for t in network.tensors) or len(network.operators) > _MOST:
         return None
-    sizes = [
-        0 if t.constant else -(-t.bytes // ALIGNMENT) * ALIGNMENT for t in network.tensors
-    ]
+    sizes = [0 if t.constant else -(-t.bytes // ALIGNMENT) * ALIGNMENT for t in network.tensors]
     tasks = [
         Task(
             frozenset(i for i in o.inputs if i >= 0 and sizes[i]),
@@ -202,7 +204,9 @@ def lower_peak(network: FlatNetwork, machine: Machine) -> list[int] | None:
         tasks, sizes, given=frozenset(i for i in network.inputs if sizes[i]),
         kept=frozenset(i for i in network.outputs if sizes[i]),
     )  # fmt: skip
-    if order == list(range(len(order))) or head_bytes(network.ordered(order), machine) >= head_bytes(network, machine):
+    if order == list(range(len(order))) or head_bytes(network.ordered(order), machine) >= head_bytes(
+        network, machine
+    ):
         return None
     return order
 
