@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from networks import NETWORKS, SHARED
 
@@ -40,20 +41,21 @@ _TITLES = (
 )
 
 
-def row(path: Path, precision: str) -> tuple[list[str], float] | str:
+def row(path: Path, precision: Any) -> tuple[list[str], float] | str:
     """A line of the table and the relative error; why there is none."""
     known = NETWORKS.get(path.stem)
+    shape: Any = known.input_shape if known else _SHAPES.get(path.stem, {})
     with tempfile.TemporaryDirectory() as folder:
         try:
             result = edgecc.compile(
                 path, target="cortex-m4", precision=precision, random_data=precision != "fp32", no_verify=True,
-                no_profile=True, output=f"{folder}/out", input_shape=known.input_shape if known else _SHAPES.get(path.stem, {}),
+                no_profile=True, output=f"{folder}/out", input_shape=shape,
             )  # fmt: skip
             artifact = result.artifacts["tflite"]
             data = artifact.data
             found = MicroRunner(data).arena_bytes
-        except EdgeccError as error:
-            return str(error).splitlines()[-1].strip()
+        except EdgeccError as refused:
+            return str(refused).splitlines()[-1].strip()
     assert found is not None
     network = read_network(data)
     here = predict(network, HOST)

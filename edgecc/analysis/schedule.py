@@ -20,7 +20,10 @@ from edgecc.analysis.memory import ALIGNMENT, head_bytes
 from edgecc.analysis.micro_kernels import Machine, scratch_bytes
 
 _STATES = 20_000
-"""Sets of operators that are looked at before the search gives up and goes greedily: about two seconds."""
+"""Sets of operators that are looked at before the search gives up and goes greedily."""
+
+_WORK = 300_000
+"""Steps that are weighed until then, in all: one or two seconds. A count: a clock would not give one order twice."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,11 @@ class Task:
     Attributes:
         reads, makes: numbers of tensors that take memory.
         own: bytes that live only while it runs.
-        after: tasks that must have run, beside those that make what it reads.
     """
 
     reads: frozenset[int]
     makes: frozenset[int]
     own: int = 0
-    after: frozenset[int] = frozenset()
 
 
 class _Problem:
@@ -46,25 +47,26 @@ class _Problem:
         self, tasks: Sequence[Task], sizes: Sequence[int], given: frozenset[int], kept: frozenset[int]
     ) -> None:
         self.tasks, self.sizes, self.kept = tasks, sizes, kept
+        self.work = 0
         self.readers = [0] * len(sizes)
         maker: dict[int, int] = {}
         for number, task in enumerate(tasks):
             for tensor in task.reads:
                 self.readers[tensor] |= 1 << number
             maker |= dict.fromkeys(task.makes, number)
-        self.needs = [
-            sum({1 << maker[t] for t in task.reads if t in maker} | {1 << n for n in task.after})
-            for task in tasks
-        ]
+        self.before = [{maker[t] for t in task.reads if t in maker} | {-1} for task in tasks]
+        self.needs = [sum(1 << n for n in before if n >= 0) for before in self.before]
         # What nothing reads lives only in step 0, the moment before the first operator.
         self.first = sum(sizes[t] for t in given if self.readers[t] or t in kept)
         self.start = sum(sizes[t] for t in given)
 
     def ready(self, done: int) -> list[int]:
+        self.work += len(self.needs) // 16
         return [n for n, need in enumerate(self.needs) if not done >> n & 1 and need & done == need]
 
     def step(self, done: int, live: int, number: int) -> tuple[int, int]:
         """Bytes while the task runs, and bytes that live behind it."""
+        self.work += 1
         task = self.tasks[number]
         during = live + sum(self.sizes[t] for t in task.makes)
         done |= 1 << number
@@ -106,8 +108,11 @@ def best_order(
     least = max([problem.start, *(_alone(task, sizes) for task in tasks)])
     if peak <= least:
         return order, peak
-    found = _search(problem, peak, states) or _greedy(problem)
-    return (found, problem.peak(found)) if problem.peak(found) < peak else (order, peak)
+    best = _search(problem, peak, states)
+    for found in [best] if best is not None else [_greedy(problem), _depth_first(problem)]:
+        if problem.peak(found) < peak:
+            order, peak = found, problem.peak(found)
+    return order, peak
 
 
 def _alone(task: Task, sizes: Sequence[int]) -> int:
@@ -121,7 +126,7 @@ def _search(problem: _Problem, limit: int, states: int) -> list[int] | None:
     queue: list[tuple[int, int, int, _State]] = [(start.peak, 0, 0, start)]
     seen: set[int] = set()
     pushed = 0
-    while queue and len(seen) < states:
+    while queue and len(seen) < states and problem.work < _WORK:
         *_, state = heapq.heappop(queue)
         state = _run_free(problem, state)
         if state.done == whole:
@@ -184,6 +189,18 @@ def _greedy(problem: _Problem) -> list[int]:
     return order
 
 
+def _depth_first(problem: _Problem) -> list[int]:
+    """Always the task that goes on from where the last ones ended: one branch after the other."""
+    done, order = 0, list[int]()
+    place = {-1: -1}
+    while ready := problem.ready(done):
+        number = max(ready, key=lambda n: (max(place[p] for p in problem.before[n]), -n))
+        place[number] = len(order)
+        done |= 1 << number
+        order.append(number)
+    return order
+
+
 def lower_peak(network: FlatNetwork, machine: Machine) -> list[int] | None:
     """An order of the operators in which the planned head is smaller; None: keep the one they have.
 
@@ -211,4 +228,4 @@ def lower_peak(network: FlatNetwork, machine: Machine) -> list[int] | None:
     return order
 
 
-_MOST = 4000  # operators; longer networks keep their order
+_MOST = 1000  # operators; longer networks keep their order
