@@ -159,9 +159,9 @@ def _what_fits(artifact: Artifact, facts: MemoryFacts, target: Target) -> str:
         verb = "fits" if int8.arena <= facts.ram_bytes else "does not fit either"
         found.append(f"--precision int8, predicted to take about {int8.arena:,} bytes, {verb}")
     spare = facts.ram_bytes - facts.tail_bytes
-    if spare > 0:
+    if 0 < spare < facts.head_bytes:
         found.append(
-            f"an input of {100 * min(1.0, (spare / facts.head_bytes) ** 0.5):.0f} % of the width and height,"
+            f"an input of {100 * (spare / facts.head_bytes) ** 0.5:.0f} % of the width and height,"
             f" or {100 * spare / facts.head_bytes:.0f} % of the channels at the peak"
             f" (--pass prune_channels:ratio=..), would bring the activations down to what is free"
         )
