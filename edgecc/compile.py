@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from edgecc import ir, modelfile, output, resolve
+from edgecc import firmware, ir, micro, modelfile, output, resolve
 from edgecc.artifact import Artifact
 from edgecc.collection import rare_collections
 from edgecc.errors import EdgeccError
@@ -126,7 +126,8 @@ class _Compilation:
         self.folder = Path(options.output or output.default_output(self.stem, self.target.name))
         output.check_output(self.folder)
         self.given_plan = resolve.given_plan(options)
-        self.packed: dict[str, bytes] = {}
+        self.packed: dict[str, bytes] = {}  # files beside the artifacts, by name
+        self.memories: dict[str, micro.MemoryFacts] = {}
         self.passes, self.compressing = map(Pipeline, split_constant(float_passes(self.target, options)))
         with self._stage("import"):
             self.original = load(model, input_shape=options.input_shape)
@@ -186,13 +187,9 @@ class _Compilation:
             ]
         if packs(self.options):
             artifacts = {form: self._pack(form, artifact) for form, artifact in artifacts.items()}
-        fidelities, lowered = self._verify(artifacts, left)
-        profiles, before = self._profile(artifacts)
-        failure = verdict(
-            self.options, self.precision, floats,
-            {self._file(f): (a, fidelities.get(f), profiles.get(f)) for f, a in artifacts.items()},
-            {self._file(f): fidelity for f, fidelity in lowered.items()},
-        )  # fmt: skip
+        self.memories = micro.memory_facts(artifacts, self.target)
+        artifacts = {form: self._for_firmware(form, artifact) for form, artifact in artifacts.items()}
+        fidelities, profiles, before, failure = self._judged(artifacts, floats, left)
         del floats, planned_from  # writing needs memory, too
         ir.release(self.original)
         report = self._report(artifacts, fidelities, profiles, before, failure)
@@ -310,6 +307,32 @@ class _Compilation:
         facts = {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         return replace(artifact, notes={**artifact.notes, "packed": facts})
 
+    def _judged(
+        self, artifacts: Mapping[str, Artifact], floats: ir.Model, left: ir.Model | None
+    ) -> tuple[dict[str, Fidelity], dict[str, Profile], Profile | None, EdgeccError | None]:
+        """Verified, measured, and the limit that is missed, if one is: what does not fit is not measured."""
+        failure = micro.refusal(artifacts, self.memories, self.target, self.stem)
+        if failure is not None:
+            return {}, {}, None, failure
+        fidelities, lowered = self._verify(artifacts, left)
+        profiles, before = self._profile(artifacts)
+        missed = verdict(
+            self.options, self.precision, floats,
+            {self._file(f): (a, fidelities.get(f), profiles.get(f)) for f, a in artifacts.items()},
+            {self._file(f): fidelity for f, fidelity in lowered.items()},
+        )  # fmt: skip
+        return fidelities, profiles, before, missed
+
+    def _for_firmware(self, form: str, artifact: Artifact) -> Artifact:
+        """Makes the sources for a microcontroller; the artifact then says so in its notes."""
+        if form not in self.memories:
+            return artifact
+        name = self._file(form).removesuffix(f".{form}")
+        artifact, files, warning = firmware.attach(name, artifact, self.memories[form])
+        self.packed |= files
+        self.warnings += [] if warning is None else [warning]
+        return artifact
+
     def _verify(
         self, artifacts: Mapping[str, Artifact], left: ir.Model | None
     ) -> tuple[dict[str, Fidelity], dict[str, Fidelity]]:
@@ -410,6 +433,7 @@ class _Compilation:
                 fidelity=fidelities.get(f),
                 profile=profiles.get(f),
                 arena_bytes=self.arenas.get(f),
+                memory=self.memories.get(f),
             )
             for f, a in artifacts.items()
         )

@@ -101,6 +101,8 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         activation_dtype: of ONNX Runtime's quantized activations (TFLite's are always int8).
         per_channel: one weight scale an output channel.
         vector_width: int8 elements of one vector register; channel counts are best multiples of it.
+        micro_kernels: what TFLite Micro is linked with: its own kernels, those of CMSIS-NN for cores with DSP or
+            MVE instructions; "vela" where an NPU's compiler takes the file and plans its memory.
         runtimes: format -> what runs it.
         pipeline: the float passes.
         cost: what operators take, for choosing precisions.
@@ -121,6 +123,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     activation_dtype: Literal["int8", "uint8"] = "int8"
     per_channel: bool = True
     vector_width: int = 16
+    micro_kernels: Literal["reference", "dsp", "mve", "vela"] = "reference"
     runtimes: dict[str, str] = {}
     pipeline: PipelineSpec = PipelineSpec()
     cost: CostSpec = CostSpec()

@@ -13,6 +13,7 @@ from edgecc.errors import EdgeccError
 from edgecc.fidelity import MAX_SQNR_DB
 from edgecc.profile import Profile, time_by_type
 from edgecc.report import tables
+from edgecc.report.memory import memory_figure, memory_lines
 from edgecc.report.schema import ArtifactFacts, Report
 from edgecc.report.terminal import clean
 
@@ -57,6 +58,7 @@ def render_html(report: Report) -> str:
         charts_json=embedded(charts),
         plotly=_plotly() if charts else "",
         options=report.to_dict()["options"],
+        memory={i: memory_lines(a) for i, a in enumerate(report.artifacts) if a.memory is not None},
         compression=tables.compression_table(report),
         on_target=[item for item in tables.on_target(report) if not isinstance(item, str)],
         on_target_notes=[item for item in tables.on_target(report) if isinstance(item, str)],
@@ -71,6 +73,8 @@ def figures(report: Report) -> dict[str, Figure]:
         found["layers"] = layers
     colours = _kernel_colours(report)
     for index, artifact in enumerate(report.artifacts):
+        if artifact.memory is not None:
+            found[f"memory{index}"] = memory_figure(artifact.memory)
         if artifact.profile is not None and artifact.profile.operators:
             found[f"operators{index}"] = operator_figure(artifact.profile, colours)
             found[f"kernels{index}"] = kernel_figure(artifact.profile, colours)

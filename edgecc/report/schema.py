@@ -17,6 +17,7 @@ from edgecc import ir
 from edgecc.analysis.cost import total_parameters
 from edgecc.artifact import Artifact, Port
 from edgecc.fidelity import Fidelity
+from edgecc.micro import MemoryFacts
 from edgecc.pipeline import PassRecord
 from edgecc.profile import Profile
 from edgecc.profile.predict import Prediction
@@ -80,7 +81,9 @@ class ArtifactFacts:
         fidelity: against the original; None where it was not verified.
         profile: on this machine; None where it was not measured.
         packed_bytes: of the packed file beside it; None where there is none.
-        arena_bytes: RAM that TFLite Micro takes for tensors and its own structures; None for other runtimes.
+        arena_bytes: RAM that TFLite Micro takes for tensors and its own structures, read back from it on this
+            machine; None for other runtimes.
+        memory: RAM and flash on the device, predicted; None for other runtimes.
     """
 
     file: str
@@ -98,6 +101,7 @@ class ArtifactFacts:
     profile: Profile | None = None
     arena_bytes: int | None = None
     packed_bytes: int | None = None
+    memory: MemoryFacts | None = None
 
     @property
     def label(self) -> str:
@@ -175,6 +179,7 @@ def artifact_facts(
     fidelity: Fidelity | None = None,
     profile: Profile | None = None,
     arena_bytes: int | None = None,
+    memory: MemoryFacts | None = None,
 ) -> ArtifactFacts:
     """What the report says about an artifact.
 
@@ -202,6 +207,7 @@ def artifact_facts(
         fidelity=fidelity,
         profile=profile,
         arena_bytes=arena_bytes,
+        memory=memory,
         packed_bytes=None if "packed" not in notes else int(notes["packed"]["bytes"]),
     )
 

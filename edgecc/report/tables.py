@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgecc.fidelity import MAX_SQNR_DB, BitTrue, Fidelity
 from edgecc.profile import Profile
+from edgecc.report.memory import memory_lines
 from edgecc.report.schema import Island, Report
 from edgecc.report.terminal import Table, clean, plain_lines
 
@@ -26,11 +27,7 @@ def report_tables(report: Report) -> list[Table | str]:
         if a.fidelity
     }
     items.extend(sorted(data))
-    items.extend(
-        f"{a.label}: TFLite Micro needs an arena of {a.arena_bytes:,} bytes of RAM"
-        for a in report.artifacts
-        if a.arena_bytes is not None
-    )
+    items.extend(f"{a.label}: {text}" for a in report.artifacts for text in memory_lines(a))
     items.extend(
         f"{a.label}: packed {size_text(a.packed_bytes)}{times(report.model.size_bytes, a.packed_bytes)}"
         for a in report.artifacts

@@ -16,8 +16,9 @@ from edgecc.quant.params import QuantParams
 from edgecc.tflite.builder import Builder, Transposition, Unservable, is_batched
 from edgecc.tflite.graph import Graph
 from edgecc.tflite.half import is_finer, rounded
-from edgecc.tflite.kernels import runtime_id
+from edgecc.tflite.kernels import MICRO, runtime_id
 from edgecc.tflite.legality import lacking
+from edgecc.tflite.order import order_operators
 from edgecc.tflite.place import Placed, lower_sites, lowerings
 from edgecc.tflite.sparse import store_sparse
 from edgecc.tflite.weights import remarks
@@ -69,6 +70,8 @@ def lower(
     from edgecc.tflite.writer import write
 
     lowered = lower_graph(model, io_layout=io_layout, io_dtype=io_dtype, runtime=runtime)
+    reordered = order_operators(lowered.graph) if runtime_id(runtime) == MICRO else None
+    notes = lowered.notes if reordered is None else {**lowered.notes, "reordered": reordered}
     metadata = {
         "version": __version__,
         "target": target,
@@ -85,7 +88,7 @@ def lower(
         inputs=lowered.inputs, outputs=lowered.outputs,
     )  # fmt: skip
     data = write(lowered.graph, description=description, metadata=metadata, more={METADATA: standard})
-    return Artifact(data, "tflite", precision, target, lowered.inputs, lowered.outputs, lowered.notes)
+    return Artifact(data, "tflite", precision, target, lowered.inputs, lowered.outputs, notes)
 
 
 def lower_graph(
