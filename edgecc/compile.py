@@ -136,6 +136,7 @@ class _Compilation:
         self.precision = resolve.precision(options, self.target, self.given_plan, self.carried)
         self.formats = resolve.formats_of(self.precision, options, self.target)
         resolve.check_sense(options, self.precision)
+        self.options = options = resolve.with_ports(options, self.target, self.precision)
         if self.carried is not None:
             self.warnings.append(resolve.carried_note(self.carried, self.precision, kept=self.kept))
         elif options.precision is None and self.precision == "dynamic":
@@ -285,7 +286,7 @@ class _Compilation:
         special = None
         if plan is not None and not self.kept:
             special = plan.for_runtime(form, floats, self.target)  # type: ignore[arg-type]
-        io_dtype = self.options.io_dtype if form == "tflite" else "float32"
+        io_dtype = (self.options.io_dtype if form == "tflite" else None) or "float32"
         passes = quantized_passes(self.precision, io_dtype, planned=plan is not None, options=self.options)
         model = self._run(Pipeline(keeping_passes(form) if self.kept else passes), floats, special)
         if form == "tflite":
@@ -293,7 +294,7 @@ class _Compilation:
 
             return lower(
                 model, precision=self.precision, target=self.target.name,
-                io_layout=self.options.io_layout, io_dtype=self.options.io_dtype,
+                io_layout=self.options.io_layout, io_dtype=io_dtype,
                 runtime=self.target.runtimes.get("tflite", "LiteRT"),
             )  # fmt: skip
         from edgecc.onnxrt.export import export
