@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from edgecc import ir, modelfile, output, resolve
+from edgecc import ir, modelfile, output, resolve, vendor
 from edgecc.artifact import Artifact
 from edgecc.collection import rare_collections
 from edgecc.errors import EdgeccError
@@ -187,6 +187,8 @@ class _Compilation:
             ]
         if packs(self.options):
             artifacts = {form: self._pack(form, artifact) for form, artifact in artifacts.items()}
+        if self.target.vela is not None:
+            artifacts = self._for_npu(artifacts)
         fidelities, lowered = self._verify(artifacts, left)
         profiles, before = self._profile(artifacts)
         failure = verdict(
@@ -194,6 +196,7 @@ class _Compilation:
             {self._file(f): (a, fidelities.get(f), profiles.get(f)) for f, a in artifacts.items()},
             {self._file(f): fidelity for f, fidelity in lowered.items()},
         )  # fmt: skip
+        failure = failure or vendor.excess(self.options, self.target, self._named(artifacts))
         del floats, planned_from  # writing needs memory, too
         ir.release(self.original)
         report = self._report(artifacts, fidelities, profiles, before, failure)
@@ -311,6 +314,16 @@ class _Compilation:
         facts = {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         return replace(artifact, notes={**artifact.notes, "packed": facts})
 
+    def _for_npu(self, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        """Compiles them further, by the vendor's tool, which is told in their notes."""
+        with self._stage("compile for the NPU"):
+            made, files = vendor.for_npu(self.target, self._named(artifacts), self.warnings)
+        self.packed |= files
+        return {form: made[self._file(form)] for form in artifacts}
+
+    def _named(self, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        return {self._file(form): artifact for form, artifact in artifacts.items()}
+
     def _verify(
         self, artifacts: Mapping[str, Artifact], left: ir.Model | None
     ) -> tuple[dict[str, Fidelity], dict[str, Fidelity]]:
@@ -425,7 +438,7 @@ class _Compilation:
     ) -> None:
         from edgecc.report.html import render_html
 
-        named = {self._file(form): artifact for form, artifact in artifacts.items()}
+        named = self._named(artifacts)
         files: dict[str, bytes | Path] = {name: a.waits_in or a.data for name, a in named.items()}
         files |= self.packed
         files["report.json"] = report.to_json().encode()

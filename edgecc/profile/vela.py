@@ -6,18 +6,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from edgecc.errors import EdgeccError, Finding, ModelError, UnsupportedError, UsageError
+from edgecc.profile.npu import NpuFigures, NpuOperator
 from edgecc.profile.vela_files import Row, cpu_reasons, operator_rows, read_summary
 from edgecc.simulate.graph import Operator, read_graph
 from edgecc.target import Target, VelaSpec
-
-if TYPE_CHECKING:
-    from edgecc.report.terminal import Table
 
 PACKAGE = "ethos-u-vela"
 INSTALL = "pip install 'edgecc[ethos]'"
@@ -29,87 +26,6 @@ _OWN_CONFIG = "Arm/vela.ini"  # of the package
 _WRONG_CONFIGURATION = ("CliOptionError", "ConfigOptionError", "InputFileError", "invalid choice")
 _NOT_SAID = "Vela does not say why"
 _SHOWN = 10  # operators that an error lists
-
-
-@dataclass(frozen=True)
-class NpuOperator:
-    """One operator of the TFLite file.
-
-    Attributes:
-        index: in the file.
-        name: of its result.
-        type: as TFLite calls it.
-        placed: "NPU" or "CPU".
-        cycles: of the NPU; 0 where the operator was merged into another, or runs on the CPU.
-        ms: at the clock of the system configuration.
-        share: of the sum over all operators, 0 to 1.
-        macs: multiply-accumulates.
-        bound: what takes longest: "NPU", "SRAM", "DRAM", "on-chip flash" or "off-chip flash"; empty without cycles.
-        reason: why it is on the CPU; empty if it is not.
-    """
-
-    index: int
-    name: str
-    type: str
-    placed: str
-    cycles: int
-    ms: float
-    share: float
-    macs: int
-    bound: str
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class NpuFigures:
-    """What Vela computes for one file and target.
-
-    Attributes:
-        target: whose configuration it is.
-        tool, tool_version: that computed.
-        accelerator_config, system_config, memory_mode: as given to it.
-        ghz: clock of the system configuration.
-        cycles, ms: of one inference on the NPU; what runs on the CPU is not in them.
-        sram_bytes, dram_bytes, flash_bytes: taken of each memory.
-        macs: multiply-accumulates on the NPU.
-        operators: of the TFLite file, in its order.
-        size_bytes: of the compiled file.
-        tier: that the vendor's tool computed it.
-        notes: what else to know.
-    """
-
-    target: str
-    tool: str
-    tool_version: str
-    accelerator_config: str
-    system_config: str
-    memory_mode: str
-    ghz: float
-    cycles: int
-    ms: float
-    sram_bytes: int
-    dram_bytes: int
-    flash_bytes: int
-    macs: int
-    operators: tuple[NpuOperator, ...]
-    size_bytes: int
-    tier: str
-    notes: tuple[str, ...] = ()
-
-    @property
-    def on_cpu(self) -> tuple[NpuOperator, ...]:
-        """The operators that are left to the CPU."""
-        return tuple(o for o in self.operators if o.placed == "CPU")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON takes it."""
-        return asdict(self)
-
-    def tables(self, limit: int | None = 20, title: str = "") -> list[Table | str]:
-        """The network in a line, then its slowest operators."""
-        from edgecc.report.npu import npu_tables
-
-        return npu_tables([self], limit, title)
 
 
 def installed() -> str | None:
@@ -211,7 +127,9 @@ def _run(spec: VelaSpec, folder: Path, limit_seconds: float, target: str) -> str
     last = _last(done.stderr) or _last(done.stdout) or f"it ended with {done.returncode}"
     if any(word in last for word in _WRONG_CONFIGURATION):
         raise ModelError(
-            f"Vela does not take this configuration: {last}", node=target, remedy="see [vela] in docs/targets.md"
+            f"Vela does not take this configuration: {last}",
+            node=target,
+            remedy="see [vela] in docs/targets.md",
         )
     raise UnsupportedError(f"Vela refuses the network: {last}")
 
@@ -226,11 +144,12 @@ def _left(compiled: bytes) -> frozenset[str]:
     return frozenset(op.outputs[0].name for op in read_graph(compiled).operators if op.code != NPU_CODE)
 
 
-def _figures(
-    target: str, spec: VelaSpec, version: str, facts: Mapping[str, float], size: int
-) -> NpuFigures:
+def _figures(target: str, spec: VelaSpec, version: str, facts: Mapping[str, float], size: int) -> NpuFigures:
     """The figures of the whole network: `read_summary`'s memories are in KiB."""
-    kib = {name: round(1024 * facts[f"{name}_memory_used"]) for name in ("sram", "dram", "on_chip_flash", "off_chip_flash")}
+    kib = {
+        name: round(1024 * facts[f"{name}_memory_used"])
+        for name in ("sram", "dram", "on_chip_flash", "off_chip_flash")
+    }
     return NpuFigures(
         target=target, tool=PACKAGE, tool_version=version, accelerator_config=spec.accelerator_config,
         system_config=spec.system_config, memory_mode=spec.memory_mode, ghz=facts["core_clock"] / 1e9,
@@ -286,5 +205,21 @@ def _all_on_cpu(figures: NpuFigures) -> UnsupportedError:
         f"Vela leaves all {len(figures.operators)} operators to the CPU: {figures.target} would compute nothing"
         + (f" (the first {len(shown)}:)" if more > 0 else ""),
         [Finding(o.name, o.type, o.reason) for o in shown],
-        remedy=f"the NPU computes in integers: compile int8 (edgecc compile MODEL.onnx --target {figures.target} --data D)",
+        remedy="the NPU computes in integers: `edgecc compile MODEL.onnx --target T --data D` makes an int8 file",
     )
+
+
+def constraints(family: str) -> tuple[str, dict[str, list[str]]] | None:
+    """What the installed Vela states of each operator of an architecture ("EthosU55"), after its own name and version.
+
+    None where Vela is not installed, or states nothing of that architecture.
+    """
+    version = installed()
+    if version is None:
+        return None
+    try:
+        from ethosu import regor
+
+        return f"{PACKAGE} {version}", dict(regor.tflite_operator_constraints(family))
+    except (ImportError, AttributeError, ValueError):
+        return None

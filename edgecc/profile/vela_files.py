@@ -65,26 +65,26 @@ def operator_rows(path: Path) -> dict[int, list[Row]]:
         EdgeccError: the database lacks what edgecc reads.
     """
     text = path.read_text(encoding="utf-8", errors="replace")
-    tables = {name: body for name, body in _TABLE.findall(text)}
+    tables = dict(_TABLE.findall(text))
     places = {row["id"]: int(row["ext_key"]) for row in _rows(tables, "source") if row["ext_key"].isdigit()}
     found: dict[int, list[Row]] = {}
     for row in _rows(tables, "perf"):
         place = places.get(row["source_id"])
         if place is None:
             continue
-        parts = {what: int(row[column]) for column, what in MEMORIES.items() if column in row}
-        found.setdefault(place, []).append(Row(int(row["op_cycles"]), int(row["mac_count"]), parts))
+        parts = {what: int(row[column] or 0) for column, what in MEMORIES.items() if column in row}
+        found.setdefault(place, []).append(Row(int(row["op_cycles"] or 0), int(row["mac_count"] or 0), parts))
     return found
 
 
 def _rows(tables: Mapping[str, str], name: str) -> list[dict[str, str]]:
-    """A table's rows. Names of tensors are not escaped in it: all columns but that one are numbers or words."""
+    """A table's rows. Names of tensors are not escaped in it; all other columns are numbers or words."""
     if name not in tables:
         raise EdgeccError(f"Vela's database has no table {name!r}", remedy=_REMEDY)
     header, _, body = tables[name].partition("\n")
     columns = header.replace('"', "").split(",")
-    cells = [f'(?P<{c}>.*?)' if c == "name" else rf'"?(?P<{c}>-?\w*)"?' for c in columns]
-    pattern = re.compile("^" + ",".join(f'"{c}"' if "<name>" in c else c for c in cells) + "$", re.MULTILINE | re.DOTALL)
+    cells = (rf'"?(?P<{c}>{".*?" if c == "name" else "-?[0-9A-Za-z_]*"})"?' for c in columns)
+    pattern = re.compile(f"^{','.join(cells)}$", re.MULTILINE | re.DOTALL)
     return [found.groupdict() for found in pattern.finditer(body)]
 
 

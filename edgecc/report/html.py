@@ -12,7 +12,7 @@ from typing import Any
 from edgecc.errors import EdgeccError
 from edgecc.fidelity import MAX_SQNR_DB
 from edgecc.profile import Profile, time_by_type
-from edgecc.report import tables
+from edgecc.report import npu, tables
 from edgecc.report.schema import ArtifactFacts, Report
 from edgecc.report.terminal import clean
 
@@ -58,6 +58,8 @@ def render_html(report: Report) -> str:
         plotly=_plotly() if charts else "",
         options=report.to_dict()["options"],
         compression=tables.compression_table(report),
+        npu_line=npu.figure_line,
+        npu_left=npu.cpu_lines,
     )
 
 

@@ -9,7 +9,7 @@ from edgecc.report.tables import milliseconds, percent, short
 from edgecc.report.terminal import Table
 
 if TYPE_CHECKING:
-    from edgecc.profile.vela import NpuFigures, NpuOperator
+    from edgecc.profile.npu import NpuFigures, NpuOperator
 
 _MANY = 5  # operators on the CPU that get a line each
 
@@ -21,7 +21,17 @@ def npu_tables(found: Sequence[NpuFigures], limit: int | None = 20, title: str =
          f"{len(f.operators) - len(f.on_cpu)}", f"{len(f.on_cpu)}", f.tier]
         for f in found
     ]  # fmt: skip
-    headings = ("target", ">latency", ">cycles", ">SRAM", ">DRAM", ">flash", ">on the NPU", ">on the CPU", "tier")
+    headings = (
+        "target",
+        ">latency",
+        ">cycles",
+        ">SRAM",
+        ">DRAM",
+        ">flash",
+        ">on the NPU",
+        ">on the CPU",
+        "tier",
+    )
     items: list[Table | str] = [Table(title, headings, rows)]
     for f in found:
         items.append(f"{f.target}: {configuration(f)}")
@@ -74,7 +84,12 @@ def _operator_table(found: Sequence[NpuFigures], limit: int | None) -> Table:
         cells = [str(one.index), one.name, one.type, short(one.macs)]
         for f in found:  # the same file, so the same operators
             each = f.operators[i]
-            cells += [f"{each.cycles:,}", milliseconds(each.ms), percent(each.share), each.bound or each.placed]
+            cells += [
+                f"{each.cycles:,}",
+                milliseconds(each.ms),
+                percent(each.share),
+                each.bound or each.placed,
+            ]
         rows.append(cells)
     columns = [h for f in found for h in (f">{f.target}, cycles", ">latency", ">share", "bound by")]
     heading = f"slowest {len(rows)} of {len(first.operators)} operators"

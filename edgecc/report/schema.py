@@ -19,6 +19,7 @@ from edgecc.artifact import Artifact, Port
 from edgecc.fidelity import Fidelity
 from edgecc.pipeline import PassRecord
 from edgecc.profile import Profile
+from edgecc.profile.npu import NpuFigures
 
 SCHEMA_VERSION = 1
 
@@ -80,6 +81,7 @@ class ArtifactFacts:
         profile: on this machine; None where it was not measured.
         packed_bytes: of the packed file beside it; None where there is none.
         arena_bytes: RAM that TFLite Micro takes for tensors and its own structures; None for other runtimes.
+        npu: what the compiler of the target's NPU computes; None where it has none, or the compiler is missing.
     """
 
     file: str
@@ -97,6 +99,7 @@ class ArtifactFacts:
     profile: Profile | None = None
     arena_bytes: int | None = None
     packed_bytes: int | None = None
+    npu: NpuFigures | None = None
 
     @property
     def label(self) -> str:
@@ -176,7 +179,7 @@ def artifact_facts(
     """What the report says about an artifact.
 
     `artifact.notes` may hold `operators` (counts by name), `transposes` (objects with value, bytes, reason),
-    `float_islands` (objects with node, op_type, reason) and `conversions` (a count).
+    `float_islands` (objects with node, op_type, reason), `conversions` (a count) and `npu` (`NpuFigures`).
     """
     notes = artifact.notes
     return ArtifactFacts(
@@ -200,6 +203,7 @@ def artifact_facts(
         profile=profile,
         arena_bytes=arena_bytes,
         packed_bytes=None if "packed" not in notes else int(notes["packed"]["bytes"]),
+        npu=notes.get("npu"),
     )
 
 
