@@ -80,7 +80,7 @@ def parsed(sentences: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]
                 match = re.search(pattern, sentence)
                 if match:
                     rules.append(" ".join([rule, *(_words(group) for group in match.groups())]))
-        found[code] = tuple(sorted(set(rules)))
+        found[code] = tuple(sorted(set(rules), key=lambda rule: (not rule.startswith("types"), rule)))
     return found
 
 
@@ -119,7 +119,7 @@ def objections(graph: Graph, known: Limits) -> tuple[Finding, ...]:
 def _objection(op: Operator, known: Limits) -> str | None:
     rules = known.rules.get(op.code)
     if rules is None:
-        return f"{known.architecture} has no {op.code}"
+        return f"{known.architecture.replace('Ethos', 'Ethos-')} has no {op.code}"
     maps = [t for t in (*op.inputs, *op.outputs) if t is not None and t.data is None]
     for rule in rules:
         word, *numbers = rule.split()
@@ -135,7 +135,7 @@ def _of_maps(word: str, numbers: Sequence[str], maps: Sequence[Tensor]) -> str |
         kind = tensor.dtype or "another type"
         if word == "types" and kind not in numbers:
             return f"{tensor.name} is {kind}; only {', '.join(numbers)} are served"
-        if word == "no-bits" and kind.endswith(numbers[0]):
+        if word == "no-bits" and kind in (f"int{numbers[0]}", f"uint{numbers[0]}"):
             return f"{tensor.name} is {kind}, which is too wide"
         if word == "quantized" and kind != "bool" and not len(tensor.scales):
             return f"{tensor.name} is not quantized"
