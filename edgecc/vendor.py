@@ -44,6 +44,7 @@ def for_npu(
             f"not compiled for the NPU of {device.name}: Arm's Vela is not installed ({INSTALL}); as they are, the"
             " files would run on the CPU beside it"
         )
+        warnings += _expected(device.vela.accelerator_config, named)
         return dict(named), {}
     made: dict[str, Artifact] = {}
     files: dict[str, bytes] = {}
@@ -60,6 +61,18 @@ def for_npu(
         )
         warnings += [f"{name}: {line}" for line in cpu_lines(figures)]
     return made, files
+
+
+def _expected(accelerator_config: str, named: Mapping[str, Artifact]) -> list[str]:
+    """What the NPU would leave to the CPU, by the limits that are known without Vela."""
+    from edgecc.tflite.npu import left_to_cpu
+
+    return [
+        f"{name}: {found.op_type} {found.node!r} would be left to the CPU: {found.reason}"
+        for name, artifact in named.items()
+        if artifact.format == "tflite"
+        for found in left_to_cpu(artifact.content(), accelerator_config)
+    ]
 
 
 def _declared(figures: NpuFigures, data: bytes) -> dict[str, object]:

@@ -36,10 +36,8 @@ def _reduced(op: Operator) -> tuple[int, ...]:
 
 def _depth_alone(op: Operator, _: Sequence[str]) -> str | None:
     shape = op.given(0).shape
-    over = len(shape) - 1 in _reduced(op)
-    return "a mean over the depth is served only where another axis is 1" if (
-        over and len(shape) > 1 and 1 not in shape[-3:]
-    ) else None  # fmt: skip
+    alone = len(shape) - 1 not in _reduced(op) or 1 in (1, 1, *shape)[-3:]  # missing axes count as 1
+    return None if alone else "a mean over the depth is served only where another axis is 1"
 
 
 def _axis_below(op: Operator, numbers: Sequence[str]) -> str | None:
