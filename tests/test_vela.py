@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import msgspec
 import numpy as np
 import pytest
@@ -367,7 +367,8 @@ def test_inspect_names_what_is_left_to_the_cpu(cli: Cli, tmp_path: Path) -> None
 def test_velas_files_with_odd_names(tmp_path: Path) -> None:
     (tmp_path / "d.xml").write_text(
         '<debug>\n<table name="perf">\n<![CDATA[\n"id","source_id","operator","name","op_cycles","npu_cycles",'
-        '"mac_count","Sram_ac"\n1,1,"Conv2D","a, "b"",10,4,7,9\n2,1,"Relu",247,0,0,0,0\n3,2,"Add","two\nlines",5,5,0,1\n'
+        '"mac_count","Sram_ac"\n1,1,"Conv2D","a, "b"",10,4,7,9\n2,1,"Relu",247,0,0,0,0\n'
+        '3,2,"Add","two\nlines",5,5,0,1\n'
         ']]>\n</table>\n<table name="source">\n<![CDATA[\n"id","operator","ext_key"\n1,"Conv2D",0\n2,"Add",1\n'
         "]]>\n</table>\n</debug>\n"
     )
