@@ -15,6 +15,7 @@ from edgecc.report.npu import cpu_lines, kib
 from edgecc.target import Target
 
 _KB = 1024
+_INSTALL = "pip install 'edgecc[ethos]'"
 
 
 def for_npu(
@@ -37,11 +38,11 @@ def for_npu(
     """
     if device.vela is None:
         return dict(named), {}
-    from edgecc.profile.vela import INSTALL, compile_with_vela, installed
+    from edgecc.profile.vela import compile_with_vela, installed
 
     if installed() is None:
         warnings.append(
-            f"not compiled for the NPU of {device.name}: Arm's Vela is not installed ({INSTALL}); as they are, the"
+            f"not compiled for the NPU of {device.name}: Arm's Vela is not installed ({_INSTALL}); as they are, the"
             " files would run on the CPU beside it"
         )
         warnings += _expected(device.vela.accelerator_config, named)
@@ -90,10 +91,15 @@ def _declared(figures: NpuFigures, data: bytes) -> dict[str, object]:
 
 
 def excess(options: CompileOptions, device: Target, named: Mapping[str, Artifact]) -> BudgetError | None:
-    """The first memory of the target, or latency that was asked for, that the figures of an NPU exceed."""
+    """The first memory of the target, or latency that was asked for, that the figures of an NPU exceed.
+
+    A latency that nobody can tell is none that is kept.
+    """
     for name, artifact in named.items():
         figures = artifact.notes.get("npu")
         if not isinstance(figures, NpuFigures):
+            if device.vela is not None and options.max_latency is not None and artifact.format == "tflite":
+                return BudgetError("its latency is not known without Arm's Vela", node=name, remedy=_INSTALL)
             continue
         for taken, limit, what in (
             (figures.sram_bytes, device.ram_kb, "SRAM"),

@@ -92,8 +92,9 @@ def compile_with_vela(
         except (OSError, StopIteration) as error:
             raise UnsupportedError(f"Vela made nothing of the file: {_last(said)}") from error
     figures = _figures(device.name, spec, version, facts, len(compiled))
-    placed = _operators(operators, rows, _left(compiled), cpu_reasons(said), figures.ghz)
-    figures = replace(figures, operators=placed, notes=_notes(placed))
+    left = _left(compiled)
+    placed = _operators(operators, rows, left, cpu_reasons(said), figures.ghz)
+    figures = replace(figures, operators=placed, notes=_notes(placed, left))
     if len(figures.on_cpu) == len(placed):
         raise _all_on_cpu(figures)
     return figures, compiled
@@ -191,11 +192,13 @@ def _bound(group: Sequence[Row]) -> str:
     return max(sums, key=lambda part: sums[part]) if any(sums.values()) else ""
 
 
-def _notes(operators: Sequence[NpuOperator]) -> tuple[str, ...]:
-    left = [o for o in operators if o.placed == "CPU"]
-    if not left:
-        return ()
-    return (f"what the {len(left)} operators on the CPU take is not in these figures",)
+def _notes(operators: Sequence[NpuOperator], left: frozenset[str]) -> tuple[str, ...]:
+    """What the figures leave out."""
+    added = left - {o.name for o in operators}
+    notes = [f"Vela adds an operator on the CPU: {name!r}" for name in sorted(added)]
+    if left:
+        notes.append(f"what the {len(left)} operators on the CPU take is not in these figures")
+    return tuple(notes)
 
 
 def _all_on_cpu(figures: NpuFigures) -> UnsupportedError:
