@@ -11,7 +11,6 @@ from edgecc.artifact import Artifact
 from edgecc.errors import BudgetError
 from edgecc.options import CompileOptions
 from edgecc.profile.npu import NpuFigures
-from edgecc.report.npu import cpu_lines, kib
 from edgecc.target import Target
 
 _KB = 1024
@@ -39,6 +38,7 @@ def for_npu(
     if device.vela is None:
         return dict(named), {}
     from edgecc.profile.vela import compile_with_vela, installed
+    from edgecc.report.npu import cpu_lines
 
     if installed() is None:
         warnings.append(
@@ -95,6 +95,8 @@ def excess(options: CompileOptions, device: Target, named: Mapping[str, Artifact
 
     A latency that nobody can tell is none that is kept.
     """
+    from edgecc.report.npu import kib
+
     for name, artifact in named.items():
         figures = artifact.notes.get("npu")
         if not isinstance(figures, NpuFigures):
