@@ -47,6 +47,8 @@ def target_items(page: dict[str, Any]) -> list[Table | str]:
         items.append(
             Table("boards (each a name for --target)", ("board", ">clock", ">RAM", ">flash", "source"), rows)
         )
+    if page["vela"] is not None:
+        return [*items, "latency: computed by Arm's Vela from the int8 .tflite file"]
     if not page["latency"]:
         return [*items, "latency: no table; predictions are refused"]
     rows = [

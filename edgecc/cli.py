@@ -162,7 +162,9 @@ def inspect_command(
 
 @app.command("profile")
 @click.argument("model", metavar="MODEL")
-@click.option("--target", metavar="T[,T2..]", help="Predicts for it, unless it is to be measured.")
+@click.option(
+    "--target", metavar="T[,T2..]", help="Computed by its own tool or predicted, unless it is to be measured."
+)
 @click.option(
     "--device", metavar="D", help="local, ssh://[USER@]HOST, adb://SERIAL (default without --target: local)."
 )
@@ -171,7 +173,7 @@ def inspect_command(
 )
 @click.option("--threads", default=1, metavar="N", help="Of the runtime (default: 1).")
 @click.option("--runs", type=int, metavar="N", help="Timed runs here (default: as many as fit).")
-@click.option("--html", metavar="FILE", help="A prediction as a page, too.")
+@click.option("--html", metavar="FILE", help="Figures of --target as a page, too.")
 @_INPUT_SHAPE
 @_speech
 def profile_command(
@@ -188,7 +190,7 @@ def profile_command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Measure MODEL (.onnx or .tflite) per operator, here or on a device, or predict it for a target."""
+    """Measure MODEL (.onnx or .tflite) per operator, here or on a device, or tell what a target takes."""
     from edgecc.options import shapes
     from edgecc.target import target as find_target
 
@@ -205,20 +207,17 @@ def profile_command(
         platform.machine().replace("_", "-").replace("AMD64", "x86-64")
     ]
     if device is None and runs is None and devices and not here:
-        from edgecc.profile.predict import predict_file
-        from edgecc.report.predictions import prediction_page, prediction_tables
+        from edgecc.profile.side_by_side import side_by_side
 
-        guessed = [
-            predict_file(Path(model), each, precision=precision, input_shape=bound) for each in devices
-        ]
+        figures = side_by_side(Path(model), devices, precision=precision, input_shape=bound)
         if html is not None:
-            Path(html).write_text(prediction_page(guessed, model), encoding="utf-8")
-        voice.show(
-            {"predictions": [p.to_dict() for p in guessed]}, lambda: prediction_tables(guessed, limit, model)
-        )
+            Path(html).write_text(figures.page(model), encoding="utf-8")
+        voice.show(figures.to_dict(), lambda: figures.tables(limit, model))
         return
     if html is not None:
-        raise UsageError("--html is for predictions", remedy="`compile` writes a page with what was measured")
+        raise UsageError(
+            "--html is for figures of --target", remedy="`compile` writes a page with what was measured"
+        )
     from edgecc.profile import profile_artifact
 
     found = profile_artifact(Path(model), runs=runs, threads=threads, input_shape=bound)

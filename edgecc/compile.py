@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from edgecc import firmware, ir, micro, modelfile, output, resolve
+from edgecc import firmware, ir, micro, modelfile, output, resolve, vendor
 from edgecc.artifact import Artifact
 from edgecc.collection import rare_collections
 from edgecc.errors import EdgeccError
@@ -137,6 +137,7 @@ class _Compilation:
         self.precision = resolve.precision(options, self.target, self.given_plan, self.carried)
         self.formats = resolve.formats_of(self.precision, options, self.target)
         resolve.check_sense(options, self.precision)
+        self.options = options = resolve.with_ports(options, self.target, self.precision)
         if self.carried is not None:
             self.warnings.append(resolve.carried_note(self.carried, self.precision, kept=self.kept))
         elif options.precision is None and self.precision == "dynamic":
@@ -187,6 +188,8 @@ class _Compilation:
             ]
         if packs(self.options):
             artifacts = {form: self._pack(form, artifact) for form, artifact in artifacts.items()}
+        if self.target.vela is not None:
+            artifacts = self._for_npu(artifacts)
         self.memories = micro.memory_facts(artifacts, self.target)
         artifacts = {form: self._for_firmware(form, artifact) for form, artifact in artifacts.items()}
         fidelities, profiles, before, failure = self._judged(artifacts, floats, left)
@@ -282,7 +285,7 @@ class _Compilation:
         special = None
         if plan is not None and not self.kept:
             special = plan.for_runtime(form, floats, self.target)  # type: ignore[arg-type]
-        io_dtype = self.options.io_dtype if form == "tflite" else "float32"
+        io_dtype = (self.options.io_dtype if form == "tflite" else None) or "float32"
         passes = quantized_passes(self.precision, io_dtype, planned=plan is not None, options=self.options)
         model = self._run(Pipeline(keeping_passes(form) if self.kept else passes), floats, special)
         if form == "tflite":
@@ -290,7 +293,7 @@ class _Compilation:
 
             return lower(
                 model, precision=self.precision, target=self.target.name,
-                io_layout=self.options.io_layout, io_dtype=self.options.io_dtype,
+                io_layout=self.options.io_layout, io_dtype=io_dtype,
                 runtime=self.target.runtimes.get("tflite", "LiteRT"),
             )  # fmt: skip
         from edgecc.onnxrt.export import export
@@ -312,6 +315,7 @@ class _Compilation:
     ) -> tuple[dict[str, Fidelity], dict[str, Profile], Profile | None, EdgeccError | None]:
         """Verified, measured, and the limit that is missed, if one is: what does not fit is not measured."""
         failure = micro.refusal(artifacts, self.memories, self.target, self.stem)
+        failure = failure or vendor.excess(self.options, self.target, self._named(artifacts))
         if failure is not None:
             return {}, {}, None, failure
         fidelities, lowered = self._verify(artifacts, left)
@@ -332,6 +336,15 @@ class _Compilation:
         self.packed |= files
         self.warnings += [] if warning is None else [warning]
         return artifact
+    def _for_npu(self, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        """Compiles them further, by the vendor's tool, which is told in their notes."""
+        with self._stage("compile for the NPU"):
+            made, files = vendor.for_npu(self.target, self._named(artifacts), self.warnings)
+        self.packed |= files
+        return {form: made[self._file(form)] for form in artifacts}
+
+    def _named(self, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        return {self._file(form): artifact for form, artifact in artifacts.items()}
 
     def _verify(
         self, artifacts: Mapping[str, Artifact], left: ir.Model | None
@@ -451,7 +464,7 @@ class _Compilation:
     ) -> None:
         from edgecc.report.html import render_html
 
-        named = {self._file(form): artifact for form, artifact in artifacts.items()}
+        named = self._named(artifacts)
         files: dict[str, bytes | Path] = {name: a.waits_in or a.data for name, a in named.items()}
         files |= self.packed
         files["report.json"] = report.to_json().encode()

@@ -154,6 +154,10 @@ def _serving_items(found: Serving, *, every: bool) -> list[Any]:
         items.append(f"{where} runs all of it: {kinds}")
     else:
         items.append(f"{where} runs all of it")
+    if found.on_cpu:
+        rows = [[f.node, f.op_type, f.reason] for f in found.on_cpu]
+        title = f"{where} leaves these operators to the CPU beside the NPU"
+        items.append(Table(title, ("result", "operator", "reason"), rows))
     shown = [n for n in found.nodes if every or n.reason]
     if shown:
         title = f"{where}, every node" if every else f"{where} runs these on real values"

@@ -201,8 +201,9 @@ class CompileOptions:
     )
     observer: Observer = _word("how ranges of activations are taken", "channel", choices=get_args(Observer))
     io_layout: IoLayout = _word("layout of inputs and outputs of TFLite", "auto", choices=get_args(IoLayout))
-    io_dtype: IoDtype = _word(
-        "type of inputs and outputs of quantized TFLite", "float32", choices=get_args(IoDtype)
+    io_dtype: IoDtype | None = _word(
+        "type of inputs and outputs of quantized TFLite; default: the target's (float32; int8 for Ethos-U)",
+        choices=get_args(IoDtype),
     )
     min_agreement: float | None = _word(
         "least share of equal answers, 0..1 (exit 4); with mixed the precisions are chosen to keep it",

@@ -17,8 +17,8 @@ from edgecc.artifact import Artifact
 from edgecc.errors import UsageError
 
 MANIFEST = "manifest.json"
-# Notes of an artifact that say where it does not run, what its packed file is, and its sources for firmware.
-_DECLARED = ("not_in_tflite_runtime_2_14", "packed", "firmware")
+# Notes of an artifact that say where it does not run, and what was made of it: packed, sources, an NPU's file.
+_DECLARED = ("not_in_tflite_runtime_2_14", "packed", "firmware", "vela")
 # Packages whose version can change the bytes of an artifact.
 _PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "ai-edge-litert")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -150,12 +150,18 @@ def check_sense(options: CompileOptions, found: str) -> None:
             node="--keep",
             remedy="choose --precision mixed",
         )
-    if options.io_dtype != "float32" and not calibrated(options, found):
+    if options.io_dtype not in (None, "float32") and not calibrated(options, found):
         raise UsageError(
             f"inputs and outputs of {found} artifacts are float32",
             node="--io-dtype",
             remedy="choose --precision int8",
         )
+
+
+def with_ports(options: CompileOptions, target: Target, found: str) -> CompileOptions:
+    """The options with a type of inputs and outputs: the target's, where none is asked for and these are quantized."""
+    own = target.io_dtype if calibrated(options, found) else "float32"
+    return options if options.io_dtype is not None else replace(options, io_dtype=own)
 
 
 def given_plan(options: CompileOptions) -> QuantPlan | None:

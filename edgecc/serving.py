@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgecc import ir
 from edgecc.errors import EdgeccError, Finding
+from edgecc.options import IoDtype
 from edgecc.pipeline import PassContext, Pipeline
 from edgecc.presets import quantized_passes
 from edgecc.resolve import QUANTIZED
@@ -44,6 +45,7 @@ class Serving:
         operators: of the artifact, and how often each occurs, constants left to fold and unread ones included.
         nodes: those that run, and how.
         findings: those that cannot run, and why.
+        on_cpu: operators of the artifact that the target's NPU leaves to the CPU beside it, and why.
     """
 
     target: str
@@ -52,6 +54,7 @@ class Serving:
     operators: Mapping[str, int]
     nodes: tuple[NodeServing, ...]
     findings: tuple[Finding, ...]
+    on_cpu: tuple[Finding, ...] = ()
 
 
 def servings(floats: ir.Model, device: Target) -> Iterable[Serving]:
@@ -78,20 +81,41 @@ def serving(floats: ir.Model, device: Target, form: str, precision: str) -> Serv
         from edgecc.tflite.lower import survey
 
         runtime = device.runtimes.get("tflite", "LiteRT")
-        placed, findings = survey(_written(floats, device, precision), runtime=runtime)
+        written = _written(floats, device, precision)
+        placed, findings = survey(written, runtime=runtime, io_dtype=_ports(device, precision))
+        on_cpu = () if findings else _on_cpu(written, device, precision)
     except EdgeccError as error:
         found = getattr(error, "findings", ()) or (Finding("all", "-", error.message, error.remedy or ""),)
         return Serving(device.name, form, precision, {}, (), tuple(found))
     counts = _counts(code for p in placed for code in p.operators)
     nodes = tuple(NodeServing(p.node, p.op_type, p.operators, p.stored, p.reason) for p in placed)
-    return Serving(device.name, form, precision, counts, nodes, findings)
+    return Serving(device.name, form, precision, counts, nodes, findings, on_cpu)
 
 
 def _written(floats: ir.Model, device: Target, precision: str) -> ir.Model:
     """The graph with the precision in it, as `compile` makes it."""
     plan = _plan(floats, device, precision, "tflite") if precision in QUANTIZED else None
-    passes = Pipeline(quantized_passes(precision, planned=plan is not None))
+    passes = Pipeline(quantized_passes(precision, _ports(device, precision), planned=plan is not None))
     return passes.run(floats, PassContext(target=device, plan=plan, check=False))[0]
+
+
+def _ports(device: Target, precision: str) -> IoDtype:
+    """The type of inputs and outputs that are quantized."""
+    return device.io_dtype if precision in QUANTIZED else "float32"
+
+
+def _on_cpu(written: ir.Model, device: Target, precision: str) -> tuple[Finding, ...]:
+    """What the NPU does not take of the artifact; empty where the target has none."""
+    if device.vela is None:
+        return ()
+    from edgecc.tflite.lower import lower
+    from edgecc.tflite.npu import left_to_cpu
+
+    artifact = lower(
+        written, precision=precision, target=device.name, io_dtype=_ports(device, precision),
+        runtime=device.runtimes.get("tflite", "LiteRT"),
+    )  # fmt: skip
+    return left_to_cpu(artifact.data, device.vela.accelerator_config)
 
 
 def _plan(floats: ir.Model, device: Target, precision: str, form: str) -> QuantPlan:

@@ -90,6 +90,24 @@ class BoardSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     source: str
 
 
+class VelaSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How Arm's compiler for Ethos-U, Vela, is called.
+
+    Attributes:
+        accelerator_config: the NPU, as `ethos-u55-128`.
+        system_config: clock and memories, a section of the configuration file without `System_Config.`.
+        memory_mode: what lies in which memory, likewise without `Memory_Mode.`.
+        config: the configuration file; None: the one that comes with Vela.
+        source: why these.
+    """
+
+    accelerator_config: str
+    system_config: str
+    memory_mode: str
+    config: str | None = None
+    source: str
+
+
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What edgecc knows about a device.
 
@@ -98,6 +116,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         formats: of the artifacts that it runs, in the order in which they are written.
         precisions: that its kernels serve.
         only_as: the formats of a precision that not all formats have kernels for.
+        io_dtype: of quantized inputs and outputs of TFLite files where the user does not say.
         activation_dtype: of ONNX Runtime's quantized activations (TFLite's are always int8).
         per_channel: one weight scale an output channel.
         vector_width: int8 elements of one vector register; channel counts are best multiples of it.
@@ -107,6 +126,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         pipeline: the float passes.
         cost: what operators take, for choosing precisions.
         latency: what layers take, by published or measured figures.
+        vela: of an Ethos-U: how its files are compiled further; None for all others.
         facts: numbers with their sources.
         notes: what a user should know before choosing a precision.
         boards: with this core, by name.
@@ -120,6 +140,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     formats: tuple[Literal["tflite", "onnx"], ...] = ("tflite",)
     precisions: tuple[str, ...] = ("fp32", "int8")
     only_as: dict[str, tuple[str, ...]] = {}
+    io_dtype: Literal["float32", "int8", "uint8", "int16"] = "float32"
     activation_dtype: Literal["int8", "uint8"] = "int8"
     per_channel: bool = True
     vector_width: int = 16
@@ -128,6 +149,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     pipeline: PipelineSpec = PipelineSpec()
     cost: CostSpec = CostSpec()
     latency: tuple[LatencySpec, ...] = ()
+    vela: VelaSpec | None = None
     facts: tuple[Fact, ...] = ()
     notes: tuple[str, ...] = ()
     boards: dict[str, BoardSpec] = {}
@@ -224,6 +246,9 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         )
     data = read_toml(path, "target")
     parent = data.pop("extends", None)
+    vela = data.get("vela")
+    if isinstance(vela, dict) and isinstance(vela.get("config"), str):
+        vela["config"] = str((path.parent / vela["config"]).resolve())
     if parent is None:
         return data
     base = _beside(path, parent) if str(parent).endswith(".toml") else registry.target_file(str(parent))

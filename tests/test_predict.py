@@ -22,7 +22,8 @@ from edgecc.importer import load
 from edgecc.profile import predict as prediction
 from edgecc.profile.predict import predict, predict_file
 from edgecc.profile.recalibrate import Measured, read_measured, refit, target_text
-from edgecc.report.predictions import prediction_page, prediction_tables
+from edgecc.profile.side_by_side import SideBySide
+from edgecc.report.predictions import prediction_tables
 from edgecc.simulate.graph import read_graph
 from edgecc.target import LatencySpec, Target, target
 
@@ -178,7 +179,7 @@ def test_a_wrong_table_of_measurements(tmp_path: Path, text: str, cause: str) ->
 def test_tables_and_page_carry_tier_and_grade(network: Path) -> None:
     found = [predict_file(network, target(name)) for name in ("rpi4", "cortex-m7")]
     text = str(prediction_tables(found, 3, "<b>net"))
-    page = prediction_page(found, "<b>net")
+    page = SideBySide((), tuple(found), {}).page("<b>net")
     for part in (text, page):
         assert all(p.grade in part and p.target in part and p.tier in part for p in found)
     assert "<b>net" not in page

@@ -9,7 +9,7 @@ import pytest
 from edgecc import registry
 from edgecc.errors import EdgeccError, ModelError, UsageError
 from edgecc.presets import make_pass
-from edgecc.target import BoardSpec, Fact, LatencySpec, PipelineSpec, Target, read_target, target
+from edgecc.target import BoardSpec, Fact, LatencySpec, PipelineSpec, Target, VelaSpec, read_target, target
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "targets.md"
 HEAD = 'name = "board"\ndescription = "a board"\n'
@@ -131,6 +131,7 @@ def keys(kind: type[msgspec.Struct]) -> set[str]:
     [
         ("Keys", Target, {"extends"}),
         ("`[pipeline]`", PipelineSpec, set()),
+        ("`[vela]`", VelaSpec, set()),
         ("`[[facts]]`", Fact, set()),
         ("`[[latency]]`", LatencySpec, set()),
         ("`[boards.NAME]`", BoardSpec, set()),

@@ -12,7 +12,7 @@ from typing import Any
 from edgecc.errors import EdgeccError
 from edgecc.fidelity import MAX_SQNR_DB
 from edgecc.profile import Profile, time_by_type
-from edgecc.report import tables
+from edgecc.report import npu, tables
 from edgecc.report.memory import memory_figure, memory_lines
 from edgecc.report.schema import ArtifactFacts, Report
 from edgecc.report.terminal import clean
@@ -62,6 +62,8 @@ def render_html(report: Report) -> str:
         compression=tables.compression_table(report),
         on_target=[item for item in tables.on_target(report) if not isinstance(item, str)],
         on_target_notes=[item for item in tables.on_target(report) if isinstance(item, str)],
+        npu_line=npu.figure_line,
+        npu_left=npu.cpu_lines,
     )
 
 

@@ -45,37 +45,35 @@ def _operator_row(one: OperatorPrediction, every: Sequence[OperatorPrediction]) 
     return cells + [text for o in every for text in (milliseconds(o.ms), percent(o.share), o.bound)]
 
 
-def prediction_page(found: Sequence[Prediction], title: str) -> str:
-    """One self-contained HTML page: the tables, and a bar an operator."""
-    parts = [
-        f"<tr><td>{_text(item)}</td></tr>" if isinstance(item, str) else ""
-        for item in prediction_tables(found, None, title)
-    ]
-    tables = [t for t in prediction_tables(found, None, title) if isinstance(t, Table)]
-    body = "".join(_table(t) for t in tables[:1]) + f"<table>{''.join(parts)}</table>" + _bars(found)
-    body += "".join(_table(t) for t in tables[1:])
+Chart = tuple[str, Sequence[tuple[str, float]]]
+"""A heading, and the name and milliseconds of each operator."""
+
+
+def latency_page(items: Sequence[Table | str], charts: Sequence[Chart], title: str) -> str:
+    """One self-contained HTML page: tables and lines of text, and a bar an operator behind the first table."""
+    tables = [item for item in items if isinstance(item, Table)]
+    lines = "".join(f"<tr><td>{_text(item)}</td></tr>" for item in items if isinstance(item, str))
+    body = "".join(map(_table, tables[:1])) + f"<table>{lines}</table>" + _bars(charts)
+    body += "".join(map(_table, tables[1:]))
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}: predicted latency</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}: latency</title>'
         "<style>body{font:14px sans-serif;margin:2em}td,th{padding:2px 8px;text-align:left}"
-        f"rect{{fill:#0072b2}}</style><h1>{_text(title)}: predicted latency</h1>{body}</html>\n"
+        f"rect{{fill:#0072b2}}</style><h1>{_text(title)}: latency</h1>{body}</html>\n"
     )
 
 
-def _bars(found: Sequence[Prediction]) -> str:
-    charts = []
-    for p in found:
-        most = max((o.ms for o in p.operators), default=0.0) or 1.0
-        width = 800 / max(1, len(p.operators))
+def _bars(charts: Sequence[Chart]) -> str:
+    made = []
+    for heading, operators in charts:
+        most = max((ms for _, ms in operators), default=0.0) or 1.0
+        width = 800 / max(1, len(operators))
         bars = "".join(
-            f'<rect x="{i * width:.2f}" y="{120 - 110 * o.ms / most:.2f}" width="{max(0.5, width - 0.5):.2f}"'
-            f' height="{110 * o.ms / most:.2f}"><title>{_text(o.name)}: {milliseconds(o.ms)}</title></rect>'
-            for i, o in enumerate(p.operators)
+            f'<rect x="{i * width:.2f}" y="{120 - 110 * ms / most:.2f}" width="{max(0.5, width - 0.5):.2f}"'
+            f' height="{110 * ms / most:.2f}"><title>{_text(name)}: {milliseconds(ms)}</title></rect>'
+            for i, (name, ms) in enumerate(operators)
         )
-        charts.append(
-            f"<h2>{_text(p.target)}: {p.tier}, {_text(p.grade)}</h2>"
-            f'<svg width="800" height="120" role="img">{bars}</svg>'
-        )
-    return "".join(charts)
+        made.append(f'<h2>{_text(heading)}</h2><svg width="800" height="120" role="img">{bars}</svg>')
+    return "".join(made)
 
 
 def _table(table: Table) -> str:

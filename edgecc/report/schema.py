@@ -20,6 +20,7 @@ from edgecc.fidelity import Fidelity
 from edgecc.micro import MemoryFacts
 from edgecc.pipeline import PassRecord
 from edgecc.profile import Profile
+from edgecc.profile.npu import NpuFigures
 from edgecc.profile.predict import Prediction
 
 SCHEMA_VERSION = 1
@@ -84,6 +85,7 @@ class ArtifactFacts:
         arena_bytes: RAM that TFLite Micro takes for tensors and its own structures, read back from it on this
             machine; None for other runtimes.
         memory: RAM and flash on the device, predicted; None for other runtimes.
+        npu: what the compiler of the target's NPU computes; None where it has none, or the compiler is missing.
     """
 
     file: str
@@ -102,6 +104,7 @@ class ArtifactFacts:
     arena_bytes: int | None = None
     packed_bytes: int | None = None
     memory: MemoryFacts | None = None
+    npu: NpuFigures | None = None
 
     @property
     def label(self) -> str:
@@ -184,7 +187,7 @@ def artifact_facts(
     """What the report says about an artifact.
 
     `artifact.notes` may hold `operators` (counts by name), `transposes` (objects with value, bytes, reason),
-    `float_islands` (objects with node, op_type, reason) and `conversions` (a count).
+    `float_islands` (objects with node, op_type, reason), `conversions` (a count) and `npu` (`NpuFigures`).
     """
     notes = artifact.notes
     return ArtifactFacts(
@@ -209,6 +212,7 @@ def artifact_facts(
         arena_bytes=arena_bytes,
         memory=memory,
         packed_bytes=None if "packed" not in notes else int(notes["packed"]["bytes"]),
+        npu=notes.get("npu"),
     )
 
 

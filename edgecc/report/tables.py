@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgecc.fidelity import MAX_SQNR_DB, BitTrue, Fidelity
 from edgecc.profile import Profile
 from edgecc.report.memory import memory_lines
-from edgecc.report.schema import Island, Report
+from edgecc.report.schema import ArtifactFacts, Island, Report
 from edgecc.report.terminal import Table, clean, plain_lines
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def report_tables(report: Report) -> list[Table | str]:
         if a.packed_bytes is not None
     )
     for artifact in report.artifacts:
+        items.extend(npu_lines(artifact))
         items.extend(
             f"{artifact.label}: Transpose of {t.value} stays: {t.reason}" for t in artifact.transposes
         )
@@ -51,6 +52,18 @@ def report_tables(report: Report) -> list[Table | str]:
     if report.failure:
         items.append(f"failed: {report.failure}")
     return items
+
+
+def npu_lines(artifact: ArtifactFacts) -> list[str]:
+    """What the compiler of the target's NPU computes for an artifact, and the file that it made."""
+    if artifact.npu is None:
+        return []
+    from edgecc.report.npu import figure_line
+
+    lines = [f"{artifact.label}: {figure_line(artifact.npu)}"]
+    if artifact.npu.file is not None:
+        lines.append(f"{artifact.npu.file} ({size_text(artifact.npu.size_bytes)}) is the file for the device")
+    return lines
 
 
 def islands(found: Iterable[Island]) -> list[str]:

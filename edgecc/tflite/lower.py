@@ -139,15 +139,17 @@ def _layout(sites: SiteGraph, io_layout: IoLayout) -> Layout:
         ) from error
 
 
-def survey(model: ir.Model, *, runtime: str = "litert") -> tuple[tuple[Placed, ...], tuple[Finding, ...]]:
+def survey(
+    model: ir.Model, *, runtime: str = "litert", io_dtype: IoDtype = "float32"
+) -> tuple[tuple[Placed, ...], tuple[Finding, ...]]:
     """What each node of a graph becomes, and which nodes and inputs no kernel serves; nothing is raised for these.
 
     Args:
-        model, runtime: as for `lower_graph`.
+        model, runtime, io_dtype: as for `lower_graph`.
     """
     sites = site_graph(model)
     builder = Builder(sites, _layout(sites, "auto"), runtime)
-    _, findings = _inputs(builder, "float32")
+    _, findings = _inputs(builder, io_dtype)
     placed, refused = lower_sites(builder)
     return tuple(placed), (*findings, *refused)
 
