@@ -12,7 +12,9 @@ from edgecc.errors import UsageError
 if TYPE_CHECKING:
     from edgecc.report.terminal import Table
 
-SCHEMES: dict[str, str] = {}
+SCHEMES: dict[str, str] = {
+    "emulated": "edgecc.profile.emulated",
+}
 """Scheme -> the module that measures there, which is a `Device`."""
 
 

@@ -64,7 +64,13 @@ class Machine:
     folder: Path
 
     def start(
-        self, level: str, words: Sequence[str], work: Path, errors: BinaryIO, log: Sequence[str] = (), fd: int = -1
+        self,
+        level: str,
+        words: Sequence[str],
+        work: Path,
+        errors: BinaryIO,
+        log: Sequence[str] = (),
+        fd: int = -1,
     ) -> subprocess.Popen[bytes]:
         """Starts the emulated Python; `log` goes to qemu, which may write to the descriptor `fd`.
 
@@ -133,10 +139,10 @@ def _make(folder: Path, found: Mapping[str, str]) -> None:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     words = [f"--platform={p}_aarch64" for p in _PLATFORMS]
     wanted = [f"{name}=={number}" for name, number in found.items()]
+    pip = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-input", "--no-compile"]
+    kind = ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}", *words]
     _call(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-input"]
-        + ["--target", str(folder / "site"), "--only-binary=:all:", "--implementation=cp", "--no-compile"]
-        + [f"--python-version={python}", *words, *wanted],
+        [sys.executable, *pip, "--target", str(folder / "site"), *kind, *wanted],
         "pip finds no aarch64 builds of the runtimes",
     )
     for level in LEVELS:
@@ -210,7 +216,12 @@ def _root(folder: Path, level: str) -> None:
     files[f"{system}/kernel_max"] = 1
     for i in range(2):
         core = f"{system}/cpu{i}"
-        topology = {"physical_package_id": 0, "core_id": i, "cluster_cpus_list": "0-1", "core_siblings_list": "0-1"}
+        topology = {
+            "physical_package_id": 0,
+            "core_id": i,
+            "cluster_cpus_list": "0-1",
+            "core_siblings_list": "0-1",
+        }
         files |= {f"{core}/topology/{name}": value for name, value in topology.items()}
         files |= {f"{core}/cpufreq/cpuinfo_max_freq": 1800000, f"{core}/cpufreq/cpuinfo_min_freq": 600000}
         caches = ((1, "Data", "32K", i), (1, "Instruction", "32K", i), (2, "Unified", "512K", i))
@@ -238,7 +249,14 @@ def _call(
     """What a tool wrote; its last line of complaint where it fails."""
     try:
         done = subprocess.run(
-            words, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600
+            words,
+            check=False,
+            cwd=folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=600,
         )
     except subprocess.TimeoutExpired as error:
         raise _unavailable(f"{failure}: {words[0]} took more than ten minutes") from error

@@ -132,14 +132,21 @@ class Guest:
         raise EdgeccError(f"{_LIBRARIES[self.kind]} is not among the libraries of this release")
 
     def _logged(
-        self, feeds: Mapping[str, Array], items: Sequence[str], chosen: Sequence[tuple[int, int]], forget: list[str]
+        self,
+        feeds: Mapping[str, Array],
+        items: Sequence[str],
+        chosen: Sequence[tuple[int, int]],
+        forget: list[str],
     ) -> BlockLog:
         marker = self.said["marker"]
         spans = ",".join(f"{a:#x}..{b:#x}" for a, b in (*chosen, (marker, marker)))
         log = BlockLog(marker)
         with self._folder(feeds) as work:
             said = self._execute(
-                work, {"counted": INFERENCES, "forget": forget}, log, ["-d", ",".join(items), "-dfilter", spans]
+                work,
+                {"counted": INFERENCES, "forget": forget},
+                log,
+                ["-d", ",".join(items), "-dfilter", spans],
             )
         if said != self.said:
             raise EdgeccError("the emulated process has its libraries elsewhere than before", node=self.level)
@@ -168,7 +175,12 @@ class Guest:
                 try:
                     extra = [*words, "-D", f"/dev/fd/{writing}"] if log else []
                     process = self.machine.start(
-                        self.level, ["arm_guest.py", "request.json"], work, errors, extra, writing if log else -1
+                        self.level,
+                        ["arm_guest.py", "request.json"],
+                        work,
+                        errors,
+                        extra,
+                        writing if log else -1,
                     )
                 finally:
                     os.close(writing)
@@ -192,7 +204,9 @@ class Guest:
             lines = [x.strip() for x in errors.read().decode(errors="replace").splitlines() if x.strip()]
             cause = lines[-1] if lines else f"ended with {code}"
             name = {"litert": "LiteRT", "ort": "ONNX Runtime"}[self.kind]
-            raise EdgeccError(f"{name} cannot run it on {self.level}: {cause}", node=str(self.path)) from error
+            raise EdgeccError(
+                f"{name} cannot run it on {self.level}: {cause}", node=str(self.path)
+            ) from error
         return found
 
     @contextmanager
@@ -203,7 +217,8 @@ class Guest:
             for program in (_PROGRAM, _PROGRAM.with_name("stopwatch.py")):
                 shutil.copy(program, work)
             (work / "model").symlink_to(self.path.resolve().parent)
-            np.savez(work / "inputs.npz", **dict(feeds))
+            held: dict[str, Any] = dict(feeds)
+            np.savez(work / "inputs.npz", **held)
             yield work
 
     def _summary(self, log: BlockLog, totals: Sequence[int]) -> Count:

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 CLASSES: Mapping[str, tuple[tuple[int, int], ...]] = {
     "dot": ((0x9FE0FC00, 0x0E809400), (0x9FC0F400, 0x0F80E000)),
@@ -112,13 +113,11 @@ def ranges(blocks: Mapping[int, list[int]], chosen: Iterable[int], most: int) ->
     qemu looks every block up in each of them, so a few wide ones are faster than many narrow ones.
     """
     spans = sorted((a, a + 4 * len(blocks[a]) - 1) for a in chosen)
+    gaps = sorted((b[0] - a[1] for a, b in pairwise(spans)), reverse=True)
+    least = max(1, gaps[most - 1]) if len(gaps) >= most else 1  # wider ones, `most - 1` of them, separate
     joined: list[tuple[int, int]] = []
-    gaps = sorted((b[0] - a[1] for a, b in zip(spans, spans[1:], strict=False)), reverse=True)
-    least = gaps[most - 2] if 1 < most <= len(gaps) + 1 else 0
     for first, last in spans:
-        if joined and (first - joined[-1][1] <= least and len(gaps) >= most):
-            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
-        elif joined and first <= joined[-1][1] + 1:
+        if joined and first - joined[-1][1] <= least:
             joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
         else:
             joined.append((first, last))

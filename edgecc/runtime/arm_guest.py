@@ -30,7 +30,8 @@ def main(request: dict[str, Any]) -> None:
     names = list(feeds)
     count = len(feeds[names[0]]) if names else 1
     answers = [run({name: feeds[name][i] for name in names}) for i in range(count)]
-    numpy.savez(request["outputs"], **{k: numpy.stack([a[k] for a in answers]) for k in answers[0]})
+    stacked: dict[str, Any] = {k: numpy.stack([a[k] for a in answers]) for k in answers[0]}
+    numpy.savez(request["outputs"], **stacked)
     marker = getattr(ctypes.CDLL(None), MARKER)
     code = code_maps()
     if request["counted"]:
@@ -80,7 +81,7 @@ def litert(path: str, _: str | None) -> Callable[[dict[str, Any]], dict[str, Any
     inputs = {str(i): d["index"] for i, d in enumerate(interpreter.get_input_details())}
     outputs = {str(i): d["index"] for i, d in enumerate(interpreter.get_output_details())}
     shapes = {d["index"]: tuple(d["shape"]) for d in interpreter.get_input_details()}
-    ready = []
+    ready: list[bool] = []
 
     def run(feeds: dict[str, Any]) -> dict[str, Any]:
         if not ready:
@@ -107,7 +108,9 @@ def ort(path: str, optimized: str | None) -> Callable[[dict[str, Any]], dict[str
     options.log_severity_level = 4
     if optimized:
         options.optimized_model_filepath = optimized
-    session = onnxruntime.InferenceSession(readable(path, options), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        readable(path, options), options, providers=["CPUExecutionProvider"]
+    )
     names = {str(i): port.name for i, port in enumerate(session.get_inputs())}
 
     def run(feeds: dict[str, Any]) -> dict[str, Any]:
