@@ -26,6 +26,7 @@ INFERENCES = 3
 
 _PROGRAM = Path(__file__).resolve().parents[1] / "runtime" / "arm_guest.py"
 _LIBRARIES = {"litert": "libpywrap_litert_common.so", "ort": "onnxruntime_pybind11_state"}
+_OPTIMIZED = "optimized.onnx"
 # ONNX Runtime executes 70 million blocks before its first inference, which a log of its whole library would list.
 _RANGES = {"ort": 6}
 
@@ -98,12 +99,11 @@ class Guest:
             EdgeccError: the runtime cannot run the file.
         """
         with self._folder(feeds) as work:
-            optimized = "optimized.onnx" if self.kind == "ort" else None
-            self.said = self._execute(work, {"optimized": optimized})
+            self.said = self._execute(work, {})
             with np.load(work / "outputs.npz") as held:
                 found = {name: held[name] for name in held.files}
-            if optimized:
-                self.operators = _operators(work / optimized)
+            if self.kind == "ort":
+                self.operators = _operators(work / _OPTIMIZED)
         return found
 
     def count(self, feeds: Mapping[str, Array]) -> Count:
@@ -113,7 +113,7 @@ class Guest:
             EdgeccError: it cannot be counted.
         """
         one = {name: array[:1] for name, array in feeds.items()}
-        start, end, _, path = self._library()
+        start, end, _, path = _library(self.said, self.kind)
         chosen, names = [(start, end - 1)], [os.path.basename(path)]
         if self.kind in _RANGES:
             seen = self._logged(one, ["in_asm"], chosen, names)
@@ -123,13 +123,6 @@ class Guest:
         if len(totals) != INFERENCES or not totals[-1]:
             raise EdgeccError("the emulator's log shows no inference", node=str(self.path))
         return self._summary(log, totals)
-
-    def _library(self) -> tuple[int, int, int, str]:
-        """Where the runtime's code is mapped."""
-        for start, end, offset, path in self.said["code"]:
-            if os.path.basename(path).startswith(_LIBRARIES[self.kind]):
-                return start, end, offset, path
-        raise EdgeccError(f"{_LIBRARIES[self.kind]} is not among the libraries of this release")
 
     def _logged(
         self,
@@ -148,7 +141,8 @@ class Guest:
                 log,
                 ["-d", ",".join(items), "-dfilter", spans],
             )
-        if said != self.said:
+        before = _library(self.said, self.kind)
+        if said["marker"] != marker or _library(said, self.kind) != before:
             raise EdgeccError("the emulated process has its libraries elsewhere than before", node=self.level)
         return log
 
@@ -164,6 +158,7 @@ class Guest:
             "path": f"model/{self.path.name}",
             "inputs": "inputs.npz",
             "outputs": "outputs.npz",
+            "optimized": _OPTIMIZED,
             "counted": 0,
             "forget": [],
             **more,
@@ -222,7 +217,7 @@ class Guest:
             yield work
 
     def _summary(self, log: BlockLog, totals: Sequence[int]) -> Count:
-        start, _, offset, path = self._library()
+        start, _, offset, path = _library(self.said, self.kind)
         known = functions(Path(path))
         sums: dict[str, list[int]] = {}
         for address, count, kinds in log.last():
@@ -236,6 +231,14 @@ class Guest:
         )
         products = {name: sum(f.products[name] for f in found) for name in CLASSES}
         return Count(totals[-1], totals[-1] == totals[-2], products, found)
+
+
+def _library(said: Mapping[str, Any], kind: str) -> tuple[int, int, int, str]:
+    """Start, end, offset in the file and path of the runtime's code."""
+    for start, end, offset, path in said["code"]:
+        if os.path.basename(path).startswith(_LIBRARIES[kind]):
+            return start, end, offset, path
+    raise EdgeccError(f"{_LIBRARIES[kind]} is not among the libraries of this release")
 
 
 def _operators(path: Path) -> dict[str, int]:
