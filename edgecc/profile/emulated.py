@@ -18,8 +18,8 @@ from edgecc.errors import UnsupportedError, UsageError
 from edgecc.ir import Array
 from edgecc.profile.emulation import LEVELS, machine, versions
 from edgecc.profile.guest import Count, Guest
-from edgecc.runtime import Runner, TensorSpec
-from edgecc.runtime.litert_ports import bind, checked_feeds, read_metadata
+from edgecc.profile.tensors import ModelFile, each
+from edgecc.runtime import TensorSpec
 
 if TYPE_CHECKING:
     from edgecc.report.terminal import Table
@@ -28,7 +28,6 @@ TIER = "emulated: answers and instructions, no time"
 SAMPLES = 4
 """Compared where the user does not say with `--runs`."""
 
-_KINDS = {".tflite": "litert", ".onnx": "ort"}
 _NAMES = {"litert": ("LiteRT", "ai-edge-litert"), "ort": ("ONNX Runtime", "onnxruntime")}
 
 
@@ -130,7 +129,7 @@ def profile(
         raise UsageError(f"{unknown[0]!r} is not emulated", node="--device", remedy=f"known: {known}")
     if threads != 1 or (runs is not None and runs < 1):
         raise UsageError("an emulated run has one thread, and one sample at least", node="--threads, --runs")
-    file = _File.read(path)
+    file = ModelFile.read(path)
     feeds = seeded(file.runner.inputs, runs or SAMPLES, input_shape or {})
     return compare(path, levels, feeds)
 
@@ -142,7 +141,7 @@ def compare(path: Path, levels: Sequence[str], feeds: Mapping[str, Array], *, co
         feeds: by ONNX name, (samples, *shape), real values.
         count: also count instructions, which takes most of the time.
     """
-    file = _File.read(path)
+    file = ModelFile.read(path)
     emulator = machine()
     notes: list[str] = []
     wanted = {"this machine": file.here(feeds)}
@@ -164,7 +163,7 @@ def compare(path: Path, levels: Sequence[str], feeds: Mapping[str, Array], *, co
             notes.append(f"{level}: two inferences of the same sample differ in their number of instructions")
         found.append(LevelFound(level, LEVELS[level].cpu, digest.hexdigest(), gaps, counted, guest.operators))
     name, package = _NAMES[file.kind]
-    same = len({each.digest for each in found}) == 1 if len(found) > 1 else None
+    same = len({one.digest for one in found}) == 1 if len(found) > 1 else None
     samples = len(next(iter(feeds.values())))
     return Emulated(name, versions()[package], samples, tuple(found), same, notes=tuple(notes))
 
@@ -180,7 +179,7 @@ def run_many(path: Path, level: str, feeds: Mapping[str, Array]) -> dict[str, Ar
     Returns:
         By ONNX name, (samples, *shape), real values in the ONNX layout.
     """
-    file = _File.read(path)
+    file = ModelFile.read(path)
     return file.real(Guest(machine(), level, file.kind, path).run(file.stored(feeds)))
 
 
@@ -198,76 +197,10 @@ def seeded(
     return feeds
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file: its runner here, and what lies between its tensors and real values in the ONNX layout."""
-
-    kind: str
-    data: bytes
-    runner: Runner
-    scales: Mapping[str, float | None]
-
-    @classmethod
-    def read(cls, path: Path) -> _File:
-        kind = _KINDS.get(path.suffix)
-        if kind is None:
-            raise UsageError("emulated are .onnx and .tflite files", node=str(path))
-        if kind == "litert":
-            from edgecc.runtime.litert import LiteRtRunner
-
-            data = path.read_bytes()
-            return cls(kind, data, LiteRtRunner(data, threads=1), _tflite_scales(data))
-        from edgecc.runtime.ort import OrtRunner
-
-        return cls(kind, b"", OrtRunner.from_file(path), _onnx_scales(path))
-
-    def here(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """The answers of the runtime on this machine."""
-        return _each(self.runner, feeds)
-
-    def stored(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """What the input tensors hold, by position."""
-        count = len(next(iter(feeds.values())))
-        rows = [{name: array[i] for name, array in feeds.items()} for i in range(count)]
-        if self.kind == "litert":
-            bound = self._bound("inputs")
-            columns = zip(*(map(_store, bound, checked_feeds(bound, row)) for row in rows), strict=True)
-        else:
-            columns = zip(*([row[spec.name] for spec in self.runner.inputs] for row in rows), strict=True)
-        return {str(i): np.stack(column) for i, column in enumerate(columns)}
-
-    def real(self, raw: Mapping[str, Array]) -> dict[str, Array]:
-        """Real values in the ONNX layout, by name, from what the output tensors hold."""
-        if self.kind == "ort":
-            return {spec.name: raw[str(i)] for i, spec in enumerate(self.runner.outputs)}
-        bound = self._bound("outputs")
-        return {b.port.name: np.stack([b.real(one) for one in raw[str(i)]]) for i, b in enumerate(bound)}
-
-    def _bound(self, side: str) -> Any:
-        from edgecc.simulate.graph import read_graph
-
-        graph = read_graph(self.data)
-        tensors = graph.inputs if side == "inputs" else graph.outputs
-        return bind([t.detail() for t in tensors], side, read_metadata(self.data), None)
-
-
-def _store(bound: Any, array: Array) -> Array:
-    stored: Array = bound.store(array)
-    return stored
-
-
-def _each(runner: Runner, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    rows = [
-        runner.run({name: array[i] for name, array in feeds.items()})
-        for i in range(len(next(iter(feeds.values()))))
-    ]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-
 def _simulated(data: bytes, feeds: Mapping[str, Array]) -> dict[str, Array]:
     from edgecc.simulate.runner import SimulatedRunner
 
-    return _each(SimulatedRunner(data), feeds)
+    return each(SimulatedRunner(data), feeds)
 
 
 def _difference(
@@ -289,30 +222,3 @@ def _difference(
         largest, known = max(largest, gap), known and scale is not None
         steps = max(steps, gap / scale if scale else 0.0)
     return Difference(who, compared, differing, largest, round(steps) if known else None)
-
-
-def _tflite_scales(data: bytes) -> dict[str, float | None]:
-    """The step of each output: its own scale, or that of the integers of which it is the real value."""
-    from edgecc.simulate.graph import read_graph
-
-    graph = read_graph(data)
-    scales = {t.index: float(t.scales[0]) for t in graph.tensors if len(t.scales) == 1}
-    for op in graph.operators:
-        if op.code == "DEQUANTIZE" and op.given(0).index in scales:
-            scales[op.outputs[0].index] = scales[op.given(0).index]
-    bound = bind([t.detail() for t in graph.outputs], "outputs", read_metadata(data), None)
-    return {b.port.name: scales.get(b.index) for b in bound}
-
-
-def _onnx_scales(path: Path) -> dict[str, float | None]:
-    """The step of each output that a DequantizeLinear gives."""
-    import onnx
-
-    graph = onnx.load(path, load_external_data=False).graph
-    constants = {t.name: t for t in graph.initializer}
-    found: dict[str, float | None] = {}
-    for node in graph.node:
-        scale = constants.get(node.input[1]) if node.op_type == "DequantizeLinear" else None
-        if scale is not None and not list(scale.dims) and scale.data_location != onnx.TensorProto.EXTERNAL:
-            found[node.output[0]] = float(onnx.numpy_helper.to_array(scale))
-    return {o.name: found.get(o.name) for o in graph.output}

@@ -100,7 +100,7 @@ class Guest:
         """
         with self._folder(feeds) as work:
             self.said = self._execute(work, {})
-            with np.load(work / "outputs.npz") as held:
+            with np.load(work / "outputs.npz", allow_pickle=False) as held:
                 found = {name: held[name] for name in held.files}
             if self.kind == "ort":
                 self.operators = _operators(work / _OPTIMIZED)

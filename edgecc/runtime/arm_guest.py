@@ -25,7 +25,7 @@ def main(request: dict[str, Any]) -> None:
     """Serves one request: kind, path, inputs, outputs, optimized, counted, forget."""
     import numpy
 
-    feeds = numpy.load(request["inputs"])
+    feeds = numpy.load(request["inputs"], allow_pickle=False)
     run = _RUNTIMES[request["kind"]](request["path"], request.get("optimized"))
     names = list(feeds)
     count = len(feeds[names[0]]) if names else 1
