@@ -99,7 +99,7 @@ class Guest:
             EdgeccError: the runtime cannot run the file.
         """
         with self._folder(feeds) as work:
-            self.said = self._execute(work, {})
+            self.said = self._execute(work, {"optimized": _OPTIMIZED})
             with np.load(work / "outputs.npz", allow_pickle=False) as held:
                 found = {name: held[name] for name in held.files}
             if self.kind == "ort":
@@ -158,7 +158,7 @@ class Guest:
             "path": f"model/{self.path.name}",
             "inputs": "inputs.npz",
             "outputs": "outputs.npz",
-            "optimized": _OPTIMIZED,
+            "optimized": None,
             "counted": 0,
             "forget": [],
             **more,

@@ -103,14 +103,18 @@ def ort(path: str, optimized: str | None) -> Callable[[dict[str, Any]], dict[str
     import onnxruntime
     from stopwatch import readable  # type: ignore[import-not-found]  # beside this file
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
+    def opened(saved: str | None) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        if saved:
+            options.optimized_model_filepath = saved
+        source = readable(path, options)
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
     if optimized:
-        options.optimized_model_filepath = optimized
-    session = onnxruntime.InferenceSession(
-        readable(path, options), options, providers=["CPUExecutionProvider"]
-    )
+        opened(optimized)  # one of its own: a session that saves its graph executes it a little differently
+    session = opened(None)
     names = {str(i): port.name for i, port in enumerate(session.get_inputs())}
 
     def run(feeds: dict[str, Any]) -> dict[str, Any]:
