@@ -166,7 +166,9 @@ def inspect_command(
     "--target", metavar="T[,T2..]", help="Computed by its own tool or predicted, unless it is to be measured."
 )
 @click.option(
-    "--device", metavar="D", help="local, ssh://[USER@]HOST, adb://SERIAL (default without --target: local)."
+    "--device",
+    metavar="D",
+    help="local (default without --target), ssh://[USER@]HOST, adb://SERIAL, emulated://a76.",
 )
 @click.option(
     "--precision", metavar="WORD", help="That a prediction is for (default: the file's, else int8)."

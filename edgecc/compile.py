@@ -336,6 +336,7 @@ class _Compilation:
         self.packed |= files
         self.warnings += [] if warning is None else [warning]
         return artifact
+
     def _for_npu(self, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
         """Compiles them further, by the vendor's tool, which is told in their notes."""
         with self._stage("compile for the NPU"):

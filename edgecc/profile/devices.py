@@ -12,7 +12,11 @@ from edgecc.errors import UsageError
 if TYPE_CHECKING:
     from edgecc.report.terminal import Table
 
-SCHEMES: dict[str, str] = {"ssh": "edgecc.profile.over_ssh", "adb": "edgecc.profile.over_adb"}
+SCHEMES: dict[str, str] = {
+    "ssh": "edgecc.profile.over_ssh",
+    "adb": "edgecc.profile.over_adb",
+    "emulated": "edgecc.profile.emulated",
+}
 """Scheme -> the module that measures there, which is a `Device`."""
 
 
