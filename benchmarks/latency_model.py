@@ -32,17 +32,23 @@ ROUNDS = 60
 
 # Columns of the fit, each of several rates: what the figures cannot tell apart. First guess: cycles each.
 NCNN = {
-    ("conv1x1", "fc"): 0.3, ("conv3x3",): 0.15, ("conv",): 0.4, ("depthwise",): 0.7, ("grouped",): 0.7,
-    ("moved",): 0.8, ("conv3x3_moved",): 3.0, ("depthwise_moved",): 0.8, ("exp_moved",): 12.0, ("weights",): 1.5,
-    ("layers",): 3e4,
+    ("conv1x1", "fc"): 0.3, ("conv3x3",): 0.15, ("conv", "conv3x3_odd"): 0.4, ("depthwise",): 0.7, ("grouped",): 0.7,
+    ("moved",): 0.8, ("conv3x3_moved",): 3.0, ("depthwise_moved",): 0.8, ("exp_moved",): 12.0, ("power_moved",): 40.0,
+    ("weights",): 1.5, ("layers",): 3e4,
 }  # fmt: skip
+# In int8 odd channels take the same kernels.
+NCNN_INT8 = {
+    ("conv3x3", "conv3x3_odd") if "conv3x3" in k else ("conv",) if "conv" in k else k: v
+    for k, v in NCNN.items()
+}
 XNNPACK = {
-    ("conv1x1", "conv3x3", "conv", "grouped"): 0.3, ("depthwise",): 0.7,
-    ("moved", "conv3x3_moved", "depthwise_moved", "exp_moved"): 0.8, ("weights", "fc"): 0.8, ("layers",): 2e4,
+    ("conv1x1", "conv3x3", "conv3x3_odd", "conv", "grouped"): 0.3, ("depthwise",): 0.7,
+    ("moved", "conv3x3_moved", "depthwise_moved", "exp_moved", "power_moved"): 0.8, ("weights", "fc"): 0.8, ("layers",): 2e4,
 }  # fmt: skip
 MICRO = {
-    ("conv1x1", "conv3x3", "conv", "grouped"): 1.3, ("depthwise",): 3.0, ("fc",): 2.0,
-    ("moved", "conv3x3_moved", "depthwise_moved", "exp_moved"): 1.5, ("layers",): 5e3,
+    ("conv1x1", "conv3x3", "conv3x3_odd", "conv", "grouped"): 1.0, ("depthwise",): 3.0, ("fc",): 2.0,
+    ("written",): 10.0, ("moved", "conv3x3_moved", "depthwise_moved", "exp_moved", "power_moved"): 1.5,
+    ("layers",): 1e3,
 }  # fmt: skip
 Columns = dict[tuple[str, ...], float]
 
@@ -81,8 +87,9 @@ def networks() -> dict[str, dict[str, float]]:
 
 
 @cache
-def named(model: str, size: str) -> tuple[tuple[str, float], ...] | None:
-    """What a network of the other tables computes; None where its graph is not at hand."""
+def named(model: str, size: str, live: bool = False) -> tuple[tuple[str, float], ...] | None:
+    """What a network of the other tables computes; None where its graph is not at hand; `live`: without channels whose
+    filters are zero."""
     tiny = {"ic_resnet8": "ic_resnet8", "kws_dscnn": "kws_dscnn", "ad_autoencoder": "ad_ae_from_tflite"}
     for name, file in {
         **{f"mlperf_tiny_{k}": v for k, v in tiny.items()},
@@ -93,7 +100,8 @@ def named(model: str, size: str) -> tuple[tuple[str, float], ...] | None:
 
             return tuple(total_amounts(layers_of(load(SHARED / "models" / f"{file}.onnx"))).items())
     if model == "mlperf_tiny_vww_mbv1_0.25":
-        return tuple(total_amounts(mobilenets.v1(0.25, 96, 2)).items())
+        outs = mobilenets.VWW_LIVE if live else None
+        return tuple(total_amounts(mobilenets.v1(0.25, 96, 2, outs=outs)).items())
     match = re.fullmatch(r"mobilenet_v([12])_([\d.]+)(_gray|_flowers)?", model)
     if match:
         width, pixels = float(match[2]), int(size.split("x", maxsplit=1)[0])
@@ -140,10 +148,22 @@ def tflite_rows(precision: str) -> list[Row]:
     return found
 
 
+# Whose kernels, by the first pattern that is found. Nuvoton's entry names TFLM; its system file and its code are ONNC's.
 MICRO_RUNTIMES = {
-    "CMSIS": "CMSIS-NN kernels", "X-CUBE|Cube.AI": "X-CUBE-AI", "lumerai": "Plumerai", "osch": "Bosch",
-    "NATIVE|ative": "microTVM", "TFLM": "CMSIS-NN kernels", "ONNC": "Skymizer ONNC",
+    "ONNC|Nuvoton": "Skymizer ONNC", "tvm.*cmsis": "microTVM with CMSIS-NN", "tvm": "microTVM", "TFLM": "CMSIS-NN kernels",
+    "X-CUBE|Cube.AI": "X-CUBE-AI", "plumerai": "Plumerai", "bosch": "Bosch",
 }  # fmt: skip
+# Engines that do not compute channels whose filters are zero, and since which round of MLPerf Tiny (README.md: why).
+SKIP_ZERO_CHANNELS = {
+    "Skymizer ONNC": "MLPerf Tiny v1.1", "X-CUBE-AI": "MLPerf Tiny v1.1", "Plumerai": "MLPerf Tiny v1.1",
+}  # fmt: skip
+_OLDER = re.compile(r"X-CUBE-AI-(7|8\.0)")  # an entry of v1.1 that names an older release of X-CUBE-AI
+
+
+def _engine(r: dict[str, str]) -> str | None:
+    """Vector extensions (MVE) make other kernels of the same name."""
+    found = next((name for key, name in MICRO_RUNTIMES.items() if re.search(key, r["runtime"], re.I)), None)
+    return f"{found} with MVE" if found and "MVE" in r["cpu_core"] else found
 
 
 def micro_rows() -> list[Row]:
@@ -151,16 +171,13 @@ def micro_rows() -> list[Row]:
     found = []
     for r in truth():
         tiny = r["source"].startswith("MLPerf Tiny") or r["source"] == "STM32 model zoo"
-        if (
-            not tiny
-            or r["precision"] != "int8"
-            or "accel" in r["cpu_core"]
-            or "M" not in r["cpu_core"].partition("-")[2][:1]
-        ):
+        micro = "accel" not in r["cpu_core"] and r["cpu_core"].partition("-")[2].startswith("M")
+        engine = _engine(r)
+        if not tiny or not micro or r["precision"] != "int8" or engine is None:
             continue
-        amounts = named(r["model"], r["input"])
-        engine = next((name for key, name in MICRO_RUNTIMES.items() if re.search(key, r["runtime"])), None)
-        if amounts and engine:
+        live = r["source"] >= SKIP_ZERO_CHANNELS.get(engine, "~") and not _OLDER.search(r["runtime"])
+        amounts = named(r["model"], r["input"], live)
+        if amounts:
             device = f"{engine}, {r['device']}, {r['runtime']}, {r['source']}"
             found.append(_row(r, device, f"{engine}, {r['cpu_core']}", r["model"], dict(amounts)))
     return found
@@ -279,7 +296,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     cases = {
         "ncnn, fp32 or fp16": (ncnn_rows("fp32/fp16"), NCNN),
-        "ncnn, int8": (ncnn_rows("int8"), NCNN),
+        "ncnn, int8": (ncnn_rows("int8"), NCNN_INT8),
         "TFLite/XNNPACK, fp32": (tflite_rows("fp32"), XNNPACK),
         "TFLite/XNNPACK, int8": (tflite_rows("int8"), XNNPACK),
         "microcontrollers, int8": (micro_rows(), MICRO),

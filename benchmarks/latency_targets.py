@@ -56,7 +56,10 @@ WANTED: dict[str, list[Wanted]] = {
     ],
     **{f"cortex-{core}": [] for core in ("m4", "m7", "m33")},
 }  # fmt: skip
-MICRO_ENGINES = {"CMSIS-NN kernels": "TFLite Micro", "X-CUBE-AI": "X-CUBE-AI"}
+# Whose figures serve which runtime, the first that has some on the core.
+MICRO_ENGINES = {
+    "TFLite Micro": ("CMSIS-NN kernels", "microTVM with CMSIS-NN"), "X-CUBE-AI": ("X-CUBE-AI",)
+}  # fmt: skip
 
 
 @dataclass
@@ -74,7 +77,7 @@ def fitted() -> dict[str, Fitted]:
     """Every family, by the name that `Wanted.rows` has."""
     cases = {
         "ncnn float": (fits.ncnn_rows("fp32/fp16"), fits.NCNN),
-        "ncnn int8": (fits.ncnn_rows("int8"), fits.NCNN),
+        "ncnn int8": (fits.ncnn_rows("int8"), fits.NCNN_INT8),
         "tflite fp32": (fits.tflite_rows("fp32"), fits.XNNPACK),
         "tflite int8": (fits.tflite_rows("int8"), fits.XNNPACK),
         "micro": (fits.micro_rows(), fits.MICRO),
@@ -95,10 +98,12 @@ def wanted(target: str, micro: list[fits.Row]) -> Iterator[Wanted]:
     if not target.startswith("cortex-m"):
         return
     core = target.replace("cortex-m", "Cortex-M")
-    for engine, runtime in MICRO_ENGINES.items():
+    for runtime, engines in MICRO_ENGINES.items():
+        have = {row.family for row in micro}
+        family = next((f for e in engines if (f := f"{e}, {core}") in have), None)
         devices: dict[str, set[str]] = {}
         for row in micro:
-            if row.family == f"{engine}, {core}":
+            if row.family == family:
                 devices.setdefault(row.device, set()).add(row.network)
         if devices:
             device = max(devices, key=lambda d: (len(devices[d]), d))

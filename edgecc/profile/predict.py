@@ -239,7 +239,7 @@ def choose(device: Target, runtime: str, precision: str) -> tuple[LatencySpec, s
     return spec, UNCALIBRATED, _FACTOR_OF_TWO, (note,)
 
 
-_COMPUTE = frozenset({"conv1x1", "conv3x3", "conv", "depthwise", "grouped", "fc"})
+_COMPUTE = frozenset({"conv1x1", "conv3x3", "conv3x3_odd", "conv", "depthwise", "grouped", "fc", "written"})
 
 
 def _operators(layers: Sequence[Layer], spec: LatencySpec, ghz: float) -> tuple[OperatorPrediction, ...]:
