@@ -138,13 +138,18 @@ def ncnn_rows(precision: str, threads: str = "1") -> list[Row]:
 
 def tflite_rows(precision: str) -> list[Row]:
     """TFLite and XNNPACK: every source and number of threads is a group of its own."""
+    return [row for r, row in tflite_figures(precision) if not r["runtime"].startswith("TFLite 2")]
+
+
+def tflite_figures(precision: str) -> list[tuple[dict[str, str], Row]]:
+    """All of TFLite and XNNPACK whose networks are known, as published and as rows."""
     found = []
     for r in truth():
         same = {"uint8": "int8"}.get(r["precision"], r["precision"]) == precision
         amounts = named(r["model"], r["input"]) if same and re.match("TFLite|XNNPACK", r["runtime"]) else None
-        if amounts and not r["runtime"].startswith("TFLite 2"):
+        if amounts:
             group = f"{r['source']}, {r['runtime']}, {r['device']}, {r['threads']} threads"
-            found.append(_row(r, group, "tflite", f"{r['model']} {r['input']}", dict(amounts)))
+            found.append((r, _row(r, group, "tflite", f"{r['model']} {r['input']}", dict(amounts))))
     return found
 
 

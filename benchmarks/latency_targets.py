@@ -13,7 +13,6 @@ import numpy as np
 from edgecc.analysis.latency_fit import Floats
 
 TARGETS = Path(__file__).resolve().parents[1] / "targets"
-FEW = 0.26  # mean error of ncnn on a device of a known class, by its clock alone (latency_model.py)
 MARKER = "# Fitted by benchmarks/latency_model.py --write; not edited by hand."
 
 
@@ -133,7 +132,7 @@ def table(want: Wanted, fit: Fitted, transfer: dict[str, float]) -> str:
     if len({r.network for r in rows}) == 1:  # nothing to leave out there: what one network is worth elsewhere
         errors = [float(np.mean(abs(fits.new_device(fit.rows, fit.columns)[1])))] * 2
         lines[-2:] = [f"error = {errors[0]:.3f}", f"error_new = {errors[1]:.3f}"]
-    other = transfer.get(want.precision if want.precision == "int8" else "fp32")
+    other = transfer.get(want.precision)
     if want.runtime == "ncnn" and other is not None:
         lines.append(f"error_other = {other:.3f}")
     source = "published figures of " + ("ncnn's benchmark table" if want.runtime == "ncnn" else want.device)
@@ -148,35 +147,46 @@ def _error(fit: Fitted, predicted: Floats, at: list[int]) -> float:
     return float(own.mean() if len(own) else np.nanmean(errors))
 
 
-def transfer_errors(found: dict[str, Fitted]) -> dict[str, float]:
-    """Relative error of ncnn's rates of the same core class on single-threaded TFLite figures of 64-bit cores.
+_CORE = re.compile(r"A\d+")
+_NARROW = re.compile(r"armv[67]$")  # XNNPACK's 32-bit figures; of 64-bit cores ncnn's are of 64 bits
 
-    There are so few that the largest error counts, and not less than what a new device costs within ncnn.
+
+def transfer_errors() -> dict[str, float]:
+    """Relative errors of ncnn's rates on TFLite's figures of the same core, threads and instruction set, by precision.
+
+    A figure is predicted by the rates of each ncnn device with that core, at its own clock (geometric mean). Nothing of
+    TFLite is fitted, so that every device is one left out; the error is the mean over devices. Of cores with fp16
+    arithmetic ncnn's float figures are fp16, TFLite's float32: that is the error of fp16.
     """
-    errors = {}
-    classes = {"Coral": "in order", "Pixel 2": "out of order"}  # both 64-bit, on Linux and Android
-    for precision, ncnn in (("fp32", "ncnn float"), ("int8", "ncnn int8")):
-        base = found[ncnn]
-        own = []
-        for row in found[f"tflite {precision}"].rows:
-            family = next((f for key, f in classes.items() if key in row.device), None)
-            if family is None or "1 threads" not in row.device:
+    errors: dict[str, dict[str, list[float]]] = {"fp32": {}, "fp16": {}, "int8": {}}
+    for precision, kind, columns in (("fp32", "fp32/fp16", fits.NCNN), ("int8", "int8", fits.NCNN_INT8)):
+        found = {n: fits.fit(fits.ncnn_rows(kind, n), columns) for n in ("1", "2", "4")}
+        for r, row in fits.tflite_figures(precision):
+            core = _CORE.search(r["cpu_core"])
+            if core is None or r["threads"] not in found:
                 continue
-            speeds = [base.found.devices[r.device].mean() for r in base.rows if r.family == family]
-            shape = base.found.families[family]
-            logs = shape - shape.mean() + float(np.median(speeds))
-            own.append(abs(float(fits.matrix([row], base.columns)[0] @ np.exp(logs)) / row.ms - 1))
-        print(
-            f"transfer from ncnn, {precision}: {len(own)} figures, mean {np.mean(own):.3f}, median {np.median(own):.3f}"
-        )
-        errors[precision] = max(*own, FEW)
-    return errors
+            if _NARROW.search(r["runtime"]) and core[0] != "A7":
+                continue
+            rates = [
+                log for name, log in found[r["threads"]].devices.items()
+                if core[0] in _CORE.findall(name.rpartition(", ")[2])
+            ]  # fmt: skip
+            if rates:
+                amounts = fits.matrix([row], columns)[0]
+                ms = np.exp(np.mean([np.log(amounts @ np.exp(log)) for log in rates]))
+                half = "fp16" in fits.core_class(r["cpu_core"]) and precision == "fp32"
+                device = r["device"].partition(" (")[0]
+                errors["fp16" if half else precision].setdefault(device, []).append(abs(ms / row.ms - 1))
+    for precision, of in errors.items():
+        every = ", ".join(f"{d} {len(e)}: {np.mean(e):.3f}" for d, e in of.items())
+        print(f"transfer from ncnn, {precision}: {np.mean([np.mean(e) for e in of.values()]):.3f} ({every})")
+    return {p: float(np.mean([np.mean(e) for e in of.values()])) for p, of in errors.items()}
 
 
 def blocks() -> dict[str, str]:
     """What belongs after the marker of each target."""
     found = fitted()
-    transfer = transfer_errors(found)
+    transfer = transfer_errors()
     return {
         target: "\n\n".join(table(w, found[w.rows], transfer) for w in wanted(target, found["micro"].rows))
         for target in WANTED
