@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import latency_model as fits
+import latency_rows
 import numpy as np
 
 from edgecc.analysis.latency_fit import Floats
@@ -65,7 +66,7 @@ MICRO_ENGINES = {
 class Fitted:
     """A family's figures, fit and predictions of what was left out."""
 
-    rows: list[fits.Row]
+    rows: list[latency_rows.Row]
     columns: fits.Columns
     found: fits.Fit
     there: Floats
@@ -75,11 +76,11 @@ class Fitted:
 def fitted() -> dict[str, Fitted]:
     """Every family, by the name that `Wanted.rows` has."""
     cases = {
-        "ncnn float": (fits.ncnn_rows("fp32/fp16"), fits.NCNN),
-        "ncnn int8": (fits.ncnn_rows("int8"), fits.NCNN_INT8),
-        "tflite fp32": (fits.tflite_rows("fp32"), fits.XNNPACK),
-        "tflite int8": (fits.tflite_rows("int8"), fits.XNNPACK),
-        "micro": (fits.micro_rows(), fits.MICRO),
+        "ncnn float": (latency_rows.ncnn_rows("fp32/fp16"), fits.NCNN),
+        "ncnn int8": (latency_rows.ncnn_rows("int8"), fits.NCNN_INT8),
+        "tflite fp32": (latency_rows.tflite_rows("fp32"), fits.XNNPACK),
+        "tflite int8": (latency_rows.tflite_rows("int8"), fits.XNNPACK),
+        "micro": (latency_rows.micro_rows(), fits.MICRO),
     }
     return {
         name: Fitted(
@@ -91,7 +92,7 @@ def fitted() -> dict[str, Fitted]:
     }  # fmt: skip
 
 
-def wanted(target: str, micro: list[fits.Row]) -> Iterator[Wanted]:
+def wanted(target: str, micro: list[latency_rows.Row]) -> Iterator[Wanted]:
     """The tables of a target; of a microcontroller, for each engine the board with most networks."""
     yield from WANTED[target]
     if not target.startswith("cortex-m"):
@@ -160,8 +161,8 @@ def transfer_errors() -> dict[str, float]:
     """
     errors: dict[str, dict[str, list[float]]] = {"fp32": {}, "fp16": {}, "int8": {}}
     for precision, kind, columns in (("fp32", "fp32/fp16", fits.NCNN), ("int8", "int8", fits.NCNN_INT8)):
-        found = {n: fits.fit(fits.ncnn_rows(kind, n), columns) for n in ("1", "2", "4")}
-        for r, row in fits.tflite_figures(precision):
+        found = {n: fits.fit(latency_rows.ncnn_rows(kind, n), columns) for n in ("1", "2", "4")}
+        for r, row in latency_rows.tflite_figures(precision):
             core = _CORE.search(r["cpu_core"])
             if core is None or r["threads"] not in found:
                 continue
@@ -174,7 +175,7 @@ def transfer_errors() -> dict[str, float]:
             if rates:
                 amounts = fits.matrix([row], columns)[0]
                 ms = np.exp(np.mean([np.log(amounts @ np.exp(log)) for log in rates]))
-                half = "fp16" in fits.core_class(r["cpu_core"]) and precision == "fp32"
+                half = "fp16" in latency_rows.core_class(r["cpu_core"]) and precision == "fp32"
                 device = r["device"].partition(" (")[0]
                 errors["fp16" if half else precision].setdefault(device, []).append(abs(ms / row.ms - 1))
     for precision, of in errors.items():

@@ -11,9 +11,8 @@ from edgecc.analysis.cost import elements, macs
 KINDS = (
     "conv1x1", "conv3x3", "conv3x3_odd", "conv", "depthwise", "grouped", "fc", "exp", "power", "other",
 )  # fmt: skip
-"""Convolution with a 1x1 kernel; 3x3 with stride 1 (Winograd's); 3x3 with stride 1 and channels that Winograd kernels do
-not take; any other; each channel alone; in groups; matrix product; elementwise with exponentials; with powers; the
-rest."""
+"""Convolution with a 1x1 kernel; 3x3 with stride 1 (Winograd's); likewise with channels that Winograd kernels refuse;
+any other; each channel alone; in groups; matrix product; elementwise with exponentials; with powers; the rest."""
 
 RATES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "conv1x1": ("macs", ("conv1x1",)),
@@ -37,7 +36,7 @@ that are read and written, elements that are written (and so rescaled), elements
 
 _EXPONENTIAL = frozenset({"Sigmoid", "Softmax", "Gelu", "Tanh", "Exp", "Erf", "Swish", "LogSoftmax"})
 _POWERS = frozenset({"LRN", "Pow"})
-# Winograd kernels read and write whole vectors of 4 floats, and are used from 8 channels on (ncnn, convolution_arm.cpp).
+# Winograd kernels read and write whole vectors of 4 floats; ncnn (convolution_arm.cpp) has them from 8 channels on.
 _WINOGRAD_MULTIPLE, _WINOGRAD_LEAST = 4, 8
 _FREE = frozenset(
     {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Constant", "QuantizeLinear",

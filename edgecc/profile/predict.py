@@ -187,8 +187,8 @@ def before_and_after(
 ) -> dict[str, Prediction]:
     """What the float original ("original") and each artifact (by its key) take on a target.
 
-    Empty where the target has neither rates nor a clock; an artifact whose bytes are not in memory is left out, as is what cannot be
-    counted.
+    Empty where the target has neither rates nor a clock; an artifact whose bytes are not in memory is left out, as is
+    what cannot be counted.
     """
     if not device.latency and device.clock is None:
         return {}
@@ -247,7 +247,7 @@ def by_cost(device: Target, runtime: str, precision: str) -> LatencySpec:
     if device.clock is None:
         raise UnsupportedError(
             f"{device.name} has no latency table, and no clock at which its [cost] would be time",
-            remedy="give `ghz` in a target of your own that extends it, measure there, or add a table with `edgecc calibrate`",
+            remedy="give `ghz` in a target of your own that extends it, or measure there",
         )
     counted = {"int4": "int8", "int8": "int8", "int16x8": "int16x8"}.get(precision, "fp32")
     width, weight = {"fp32": (4, 4), "int8": (1, 1), "int16x8": (2, 1)}[counted]
