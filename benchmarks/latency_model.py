@@ -10,53 +10,41 @@ that no device has it.
 
 from __future__ import annotations
 
-import csv
-import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
-import mobilenets
 import numpy as np
+from latency_rows import Row, micro_rows, ncnn_rows, tflite_rows
 from scipy.stats import spearmanr
 
 from edgecc.analysis.latency_fit import STRENGTH, Floats, posterior
-from edgecc.analysis.workload import RATES, layers_of, total_amounts
 
-HERE = Path(__file__).resolve().parent
-SHARED = HERE.parents[1] / "shared"
 FAMILY_STRENGTH = 3.0
 ROUNDS = 60
 
 # Columns of the fit, each of several rates: what the figures cannot tell apart. First guess: cycles each.
 NCNN = {
-    ("conv1x1", "fc"): 0.3, ("conv3x3",): 0.15, ("conv",): 0.4, ("depthwise",): 0.7, ("grouped",): 0.7,
-    ("moved",): 0.8, ("conv3x3_moved",): 3.0, ("depthwise_moved",): 0.8, ("exp_moved",): 12.0, ("weights",): 1.5,
-    ("layers",): 3e4,
+    ("conv1x1", "fc"): 0.3, ("conv3x3",): 0.15, ("conv", "conv3x3_odd"): 0.4, ("depthwise",): 0.7, ("grouped",): 0.7,
+    ("moved",): 0.8, ("conv3x3_moved",): 3.0, ("depthwise_moved",): 0.8, ("exp_moved",): 12.0, ("power_moved",): 40.0,
+    ("weights",): 1.5, ("layers",): 3e4,
 }  # fmt: skip
+# In int8 odd channels take the same kernels.
+NCNN_INT8 = {
+    ("conv3x3", "conv3x3_odd") if "conv3x3" in k else ("conv",) if "conv" in k else k: v
+    for k, v in NCNN.items()
+}
 XNNPACK = {
-    ("conv1x1", "conv3x3", "conv", "grouped"): 0.3, ("depthwise",): 0.7,
-    ("moved", "conv3x3_moved", "depthwise_moved", "exp_moved"): 0.8, ("weights", "fc"): 0.8, ("layers",): 2e4,
+    ("conv1x1", "conv3x3", "conv3x3_odd", "conv", "grouped"): 0.3, ("depthwise",): 0.7,
+    ("moved", "conv3x3_moved", "depthwise_moved", "exp_moved", "power_moved"): 0.8,
+    ("weights", "fc"): 0.8, ("layers",): 2e4,
 }  # fmt: skip
 MICRO = {
-    ("conv1x1", "conv3x3", "conv", "grouped"): 1.3, ("depthwise",): 3.0, ("fc",): 2.0,
-    ("moved", "conv3x3_moved", "depthwise_moved", "exp_moved"): 1.5, ("layers",): 5e3,
+    ("conv1x1", "conv3x3", "conv3x3_odd", "conv", "grouped"): 1.0, ("depthwise",): 3.0, ("fc",): 2.0,
+    ("written",): 10.0, ("moved", "conv3x3_moved", "depthwise_moved", "exp_moved", "power_moved"): 1.5,
+    ("layers",): 1e3,
 }  # fmt: skip
 Columns = dict[tuple[str, ...], float]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A published figure."""
-
-    device: str
-    family: str
-    network: str
-    ms: float
-    ghz: float
-    amounts: dict[str, float]
 
 
 @dataclass
@@ -66,104 +54,6 @@ class Fit:
     devices: dict[str, Floats]
     families: dict[str, Floats]
     all: Floats
-
-
-def truth() -> list[dict[str, str]]:
-    with (SHARED / "latency_truth.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-@cache
-def networks() -> dict[str, dict[str, float]]:
-    """What each network computes, by the names of ncnn's benchmark."""
-    with (HERE / "latency_networks.csv").open(encoding="utf-8") as file:
-        return {r["model"]: {k: float(r[k]) for k in RATES} for r in csv.DictReader(file)}
-
-
-@cache
-def named(model: str, size: str) -> tuple[tuple[str, float], ...] | None:
-    """What a network of the other tables computes; None where its graph is not at hand."""
-    tiny = {"ic_resnet8": "ic_resnet8", "kws_dscnn": "kws_dscnn", "ad_autoencoder": "ad_ae_from_tflite"}
-    for name, file in {
-        **{f"mlperf_tiny_{k}": v for k, v in tiny.items()},
-        "efficientnet-lite0": "efficientnet_lite0",
-    }.items():
-        if model == name:
-            from edgecc.importer import load
-
-            return tuple(total_amounts(layers_of(load(SHARED / "models" / f"{file}.onnx"))).items())
-    if model == "mlperf_tiny_vww_mbv1_0.25":
-        return tuple(total_amounts(mobilenets.v1(0.25, 96, 2)).items())
-    match = re.fullmatch(r"mobilenet_v([12])_([\d.]+)(_gray|_flowers)?", model)
-    if match:
-        width, pixels = float(match[2]), int(size.split("x", maxsplit=1)[0])
-        if match[1] == "1":
-            made = mobilenets.v1(width, pixels, 5 if match[3] else 1000, 1 if match[3] == "_gray" else 3)
-        else:
-            made = mobilenets.v2(width, pixels, 5 if match[3] else 1000)
-        return tuple(total_amounts(made).items())
-    known = {"mobilenet_v3_large_1.0": "mobilenet_v3"}.get(model)
-    return tuple(networks()[known].items()) if known and size == "224x224" else None
-
-
-def core_class(core: str) -> str:
-    """Cores whose kernels are alike: in order, in order with fp16, out of order with and without fp16."""
-    if re.search(r"A55", core):
-        return "in order, fp16"
-    if re.search(r"A(53|7|17)\b", core):
-        return "in order"
-    return "out of order" if re.search(r"A(57|72|73)\b", core) else "out of order, fp16"
-
-
-def _row(r: dict[str, str], device: str, family: str, network: str, amounts: dict[str, float]) -> Row:
-    return Row(device, family, network, float(r["latency_ms"]), float(r["freq_ghz"]), amounts)
-
-
-def ncnn_rows(precision: str, threads: str = "1") -> list[Row]:
-    return [
-        Row(f"{r['device']}, {r['cpu_core']}", core_class(r["cpu_core"]), r["model"], float(r["latency_ms"]),
-            float(r["freq_ghz"]), networks()[r["model"]])
-        for r in truth()
-        if (r["runtime"], r["precision"], r["threads"]) == ("ncnn", precision, threads) and r["model"] in networks()
-    ]  # fmt: skip
-
-
-def tflite_rows(precision: str) -> list[Row]:
-    """TFLite and XNNPACK: every source and number of threads is a group of its own."""
-    found = []
-    for r in truth():
-        same = {"uint8": "int8"}.get(r["precision"], r["precision"]) == precision
-        amounts = named(r["model"], r["input"]) if same and re.match("TFLite|XNNPACK", r["runtime"]) else None
-        if amounts and not r["runtime"].startswith("TFLite 2"):
-            group = f"{r['source']}, {r['runtime']}, {r['device']}, {r['threads']} threads"
-            found.append(_row(r, group, "tflite", f"{r['model']} {r['input']}", dict(amounts)))
-    return found
-
-
-MICRO_RUNTIMES = {
-    "CMSIS": "CMSIS-NN kernels", "X-CUBE|Cube.AI": "X-CUBE-AI", "lumerai": "Plumerai", "osch": "Bosch",
-    "NATIVE|ative": "microTVM", "TFLM": "CMSIS-NN kernels", "ONNC": "Skymizer ONNC",
-}  # fmt: skip
-
-
-def micro_rows() -> list[Row]:
-    """MLPerf Tiny and the STM32 zoo; accelerators beside the core are left out."""
-    found = []
-    for r in truth():
-        tiny = r["source"].startswith("MLPerf Tiny") or r["source"] == "STM32 model zoo"
-        if (
-            not tiny
-            or r["precision"] != "int8"
-            or "accel" in r["cpu_core"]
-            or "M" not in r["cpu_core"].partition("-")[2][:1]
-        ):
-            continue
-        amounts = named(r["model"], r["input"])
-        engine = next((name for key, name in MICRO_RUNTIMES.items() if re.search(key, r["runtime"])), None)
-        if amounts and engine:
-            device = f"{engine}, {r['device']}, {r['runtime']}, {r['source']}"
-            found.append(_row(r, device, f"{engine}, {r['cpu_core']}", r["model"], dict(amounts)))
-    return found
 
 
 def matrix(rows: Iterable[Row], columns: Columns) -> Floats:
@@ -242,11 +132,26 @@ def summary(rows: list[Row], predicted: Floats) -> str:
     known = np.isfinite(predicted)
     error = abs(predicted[known] / ms[known] - 1)
     rank = ranks(rows, predicted)
-    told = f"{np.median(rank):.3f} ({min(rank):.3f})" if rank else "-"
+    reached = f"{sum(r >= 0.95 for r in rank)} of {len(rank)}"
+    told = f"{np.median(rank):.3f} ({min(rank):.3f}), {reached}" if rank else "-"
     shares = (
         f"{100 * error.mean():.1f} % | {100 * np.median(error):.1f} % | {100 * (error < 0.2).mean():.0f} %"
     )
     return f"{known.sum()} | {shares} | {told}"
+
+
+def by_engine(rows: list[Row]) -> None:
+    """Prints the errors of each engine of microcontrollers, and of each network, with its bias."""
+    where = [left_out(rows, MICRO, folds) for folds in (folds_anywhere(rows), folds_there(rows))]
+    errors = [found / np.array([r.ms for r in rows]) - 1 for found in where]
+    keys = [[r.family.partition(",")[0] for r in rows], [r.network for r in rows]]
+    print("\n| engine, or network | figures | anywhere: mean error, bias | there |\n|---|---|---|---|")
+    for of in keys:
+        for key in sorted(set(of)):
+            own = [e[np.array([k == key for k in of]) & np.isfinite(e)] for e in errors]
+            if len(own[0]):
+                means = [f"{100 * abs(e).mean():.1f} %, {100 * e.mean():+.0f} %" for e in own]
+                print(f"| {key} | {len(own[0])} | {' | '.join(means)} |")
 
 
 def new_device(rows: list[Row], columns: Columns) -> tuple[Floats, Floats]:
@@ -279,7 +184,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     cases = {
         "ncnn, fp32 or fp16": (ncnn_rows("fp32/fp16"), NCNN),
-        "ncnn, int8": (ncnn_rows("int8"), NCNN),
+        "ncnn, int8": (ncnn_rows("int8"), NCNN_INT8),
         "TFLite/XNNPACK, fp32": (tflite_rows("fp32"), XNNPACK),
         "TFLite/XNNPACK, int8": (tflite_rows("int8"), XNNPACK),
         "microcontrollers, int8": (micro_rows(), MICRO),
@@ -287,6 +192,7 @@ def main() -> None:
     for name, (rows, columns) in cases.items():
         for where, folds in (("there", folds_there(rows)), ("anywhere", folds_anywhere(rows))):
             print(f"| {name} | {where} | {summary(rows, left_out(rows, columns, folds))} |", flush=True)
+    by_engine(cases["microcontrollers, int8"][0])
     print(
         "\n| family, device unknown | clock alone: mean, median | one measured network: mean, median |\n|---|---|---|"
     )

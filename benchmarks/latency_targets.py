@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import latency_model as fits
+import latency_rows
 import numpy as np
 
 from edgecc.analysis.latency_fit import Floats
 
 TARGETS = Path(__file__).resolve().parents[1] / "targets"
-FEW = 0.26  # mean error of ncnn on a device of a known class, by its clock alone (latency_model.py)
 MARKER = "# Fitted by benchmarks/latency_model.py --write; not edited by hand."
 
 
@@ -56,14 +56,17 @@ WANTED: dict[str, list[Wanted]] = {
     ],
     **{f"cortex-{core}": [] for core in ("m4", "m7", "m33")},
 }  # fmt: skip
-MICRO_ENGINES = {"CMSIS-NN kernels": "TFLite Micro", "X-CUBE-AI": "X-CUBE-AI"}
+# Whose figures serve which runtime, the first that has some on the core.
+MICRO_ENGINES = {
+    "TFLite Micro": ("CMSIS-NN kernels", "microTVM with CMSIS-NN"), "X-CUBE-AI": ("X-CUBE-AI",)
+}  # fmt: skip
 
 
 @dataclass
 class Fitted:
     """A family's figures, fit and predictions of what was left out."""
 
-    rows: list[fits.Row]
+    rows: list[latency_rows.Row]
     columns: fits.Columns
     found: fits.Fit
     there: Floats
@@ -73,11 +76,11 @@ class Fitted:
 def fitted() -> dict[str, Fitted]:
     """Every family, by the name that `Wanted.rows` has."""
     cases = {
-        "ncnn float": (fits.ncnn_rows("fp32/fp16"), fits.NCNN),
-        "ncnn int8": (fits.ncnn_rows("int8"), fits.NCNN),
-        "tflite fp32": (fits.tflite_rows("fp32"), fits.XNNPACK),
-        "tflite int8": (fits.tflite_rows("int8"), fits.XNNPACK),
-        "micro": (fits.micro_rows(), fits.MICRO),
+        "ncnn float": (latency_rows.ncnn_rows("fp32/fp16"), fits.NCNN),
+        "ncnn int8": (latency_rows.ncnn_rows("int8"), fits.NCNN_INT8),
+        "tflite fp32": (latency_rows.tflite_rows("fp32"), fits.XNNPACK),
+        "tflite int8": (latency_rows.tflite_rows("int8"), fits.XNNPACK),
+        "micro": (latency_rows.micro_rows(), fits.MICRO),
     }
     return {
         name: Fitted(
@@ -89,16 +92,18 @@ def fitted() -> dict[str, Fitted]:
     }  # fmt: skip
 
 
-def wanted(target: str, micro: list[fits.Row]) -> Iterator[Wanted]:
+def wanted(target: str, micro: list[latency_rows.Row]) -> Iterator[Wanted]:
     """The tables of a target; of a microcontroller, for each engine the board with most networks."""
     yield from WANTED[target]
     if not target.startswith("cortex-m"):
         return
     core = target.replace("cortex-m", "Cortex-M")
-    for engine, runtime in MICRO_ENGINES.items():
+    for runtime, engines in MICRO_ENGINES.items():
+        have = {row.family for row in micro}
+        family = next((f for e in engines if (f := f"{e}, {core}") in have), None)
         devices: dict[str, set[str]] = {}
         for row in micro:
-            if row.family == f"{engine}, {core}":
+            if row.family == family:
                 devices.setdefault(row.device, set()).add(row.network)
         if devices:
             device = max(devices, key=lambda d: (len(devices[d]), d))
@@ -128,7 +133,7 @@ def table(want: Wanted, fit: Fitted, transfer: dict[str, float]) -> str:
     if len({r.network for r in rows}) == 1:  # nothing to leave out there: what one network is worth elsewhere
         errors = [float(np.mean(abs(fits.new_device(fit.rows, fit.columns)[1])))] * 2
         lines[-2:] = [f"error = {errors[0]:.3f}", f"error_new = {errors[1]:.3f}"]
-    other = transfer.get(want.precision if want.precision == "int8" else "fp32")
+    other = transfer.get(want.precision)
     if want.runtime == "ncnn" and other is not None:
         lines.append(f"error_other = {other:.3f}")
     source = "published figures of " + ("ncnn's benchmark table" if want.runtime == "ncnn" else want.device)
@@ -143,35 +148,46 @@ def _error(fit: Fitted, predicted: Floats, at: list[int]) -> float:
     return float(own.mean() if len(own) else np.nanmean(errors))
 
 
-def transfer_errors(found: dict[str, Fitted]) -> dict[str, float]:
-    """Relative error of ncnn's rates of the same core class on single-threaded TFLite figures of 64-bit cores.
+_CORE = re.compile(r"A\d+")
+_NARROW = re.compile(r"armv[67]$")  # XNNPACK's 32-bit figures; of 64-bit cores ncnn's are of 64 bits
 
-    There are so few that the largest error counts, and not less than what a new device costs within ncnn.
+
+def transfer_errors() -> dict[str, float]:
+    """Relative errors of ncnn's rates on TFLite's figures of the same core, threads and instruction set, by precision.
+
+    A figure is predicted by the rates of each ncnn device with that core, at its own clock (geometric mean). Nothing of
+    TFLite is fitted, so that every device is one left out; the error is the mean over devices. Of cores with fp16
+    arithmetic ncnn's float figures are fp16, TFLite's float32: that is the error of fp16.
     """
-    errors = {}
-    classes = {"Coral": "in order", "Pixel 2": "out of order"}  # both 64-bit, on Linux and Android
-    for precision, ncnn in (("fp32", "ncnn float"), ("int8", "ncnn int8")):
-        base = found[ncnn]
-        own = []
-        for row in found[f"tflite {precision}"].rows:
-            family = next((f for key, f in classes.items() if key in row.device), None)
-            if family is None or "1 threads" not in row.device:
+    errors: dict[str, dict[str, list[float]]] = {"fp32": {}, "fp16": {}, "int8": {}}
+    for precision, kind, columns in (("fp32", "fp32/fp16", fits.NCNN), ("int8", "int8", fits.NCNN_INT8)):
+        found = {n: fits.fit(latency_rows.ncnn_rows(kind, n), columns) for n in ("1", "2", "4")}
+        for r, row in latency_rows.tflite_figures(precision):
+            core = _CORE.search(r["cpu_core"])
+            if core is None or r["threads"] not in found:
                 continue
-            speeds = [base.found.devices[r.device].mean() for r in base.rows if r.family == family]
-            shape = base.found.families[family]
-            logs = shape - shape.mean() + float(np.median(speeds))
-            own.append(abs(float(fits.matrix([row], base.columns)[0] @ np.exp(logs)) / row.ms - 1))
-        print(
-            f"transfer from ncnn, {precision}: {len(own)} figures, mean {np.mean(own):.3f}, median {np.median(own):.3f}"
-        )
-        errors[precision] = max(*own, FEW)
-    return errors
+            if _NARROW.search(r["runtime"]) and core[0] != "A7":
+                continue
+            rates = [
+                log for name, log in found[r["threads"]].devices.items()
+                if core[0] in _CORE.findall(name.rpartition(", ")[2])
+            ]  # fmt: skip
+            if rates:
+                amounts = fits.matrix([row], columns)[0]
+                ms = np.exp(np.mean([np.log(amounts @ np.exp(log)) for log in rates]))
+                half = "fp16" in latency_rows.core_class(r["cpu_core"]) and precision == "fp32"
+                device = r["device"].partition(" (")[0]
+                errors["fp16" if half else precision].setdefault(device, []).append(abs(ms / row.ms - 1))
+    for precision, of in errors.items():
+        every = ", ".join(f"{d} {len(e)}: {np.mean(e):.3f}" for d, e in of.items())
+        print(f"transfer from ncnn, {precision}: {np.mean([np.mean(e) for e in of.values()]):.3f} ({every})")
+    return {p: float(np.mean([np.mean(e) for e in of.values()])) for p, of in errors.items()}
 
 
 def blocks() -> dict[str, str]:
     """What belongs after the marker of each target."""
     found = fitted()
-    transfer = transfer_errors(found)
+    transfer = transfer_errors()
     return {
         target: "\n\n".join(table(w, found[w.rows], transfer) for w in wanted(target, found["micro"].rows))
         for target in WANTED

@@ -87,13 +87,14 @@ def _compute(row: _Row, given: list[Shape], size: int) -> tuple[list[Shape], Lay
     if row.kind == "InnerProduct":
         count = row.number(2, 0)
         out = (row.number(0, 0), 1, 1)
-        return [out], Layer(row.name, row.kind, "fc", count, _elements(given[0]) + out[0], count)
+        return [out], Layer(row.name, row.kind, "fc", count, _elements(given[0]) + out[0], count, out[0])
     out_shapes = _moved(row, given)
     if row.kind in ("Split", "Flatten", "Reshape", "Noop", "Dropout"):
         return out_shapes, None
-    kind = "exp" if row.kind in ("Swish", "Sigmoid", "Softmax", "GELU", "LRN") else "other"
+    kind = "exp" if row.kind in ("Swish", "Sigmoid", "Softmax", "GELU") else "other"
+    kind = "power" if row.kind == "LRN" else kind
     moved = sum(map(_elements, (*given, *out_shapes)))
-    return out_shapes, Layer(row.name, row.kind, kind, 0, moved, 0)
+    return out_shapes, Layer(row.name, row.kind, kind, 0, moved, 0, sum(map(_elements, out_shapes)))
 
 
 def _convolution(row: _Row, given: Shape) -> tuple[Shape, Layer]:
@@ -108,9 +109,11 @@ def _convolution(row: _Row, given: Shape) -> tuple[Shape, Layer]:
         macs = count * h * w
     group = row.number(7, 1)
     per_group = given[0] // group
-    kind = kind_of((kh, kw), stride, dilation, group, per_group)
+    kind = kind_of((kh, kw), stride, dilation, group, per_group, channels)
     out = (channels, h, w)
-    return out, Layer(row.name, row.kind, kind, macs, _elements(given) + _elements(out), count)
+    return out, Layer(
+        row.name, row.kind, kind, macs, _elements(given) + _elements(out), count, _elements(out)
+    )
 
 
 def _moved(row: _Row, given: list[Shape]) -> list[Shape]:

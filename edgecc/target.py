@@ -131,6 +131,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         notes: what a user should know before choosing a precision.
         boards: with this core, by name.
         board: the one of them that was asked for.
+        ghz: its clock, where no board gives one; None: not said.
         ram_kb, flash_kb: memory limits, None where there is none to speak of.
     """
 
@@ -154,8 +155,14 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     notes: tuple[str, ...] = ()
     boards: dict[str, BoardSpec] = {}
     board: str | None = None
+    ghz: float | None = None
     ram_kb: int | None = None
     flash_kb: int | None = None
+
+    @property
+    def clock(self) -> float | None:
+        """GHz of the board that was asked for, else its own."""
+        return self.ghz if self.board is None else self.boards[self.board].ghz
 
 
 def target(name: str) -> Target:

@@ -11,9 +11,8 @@ from edgecc.analysis.workload import Layer, kind_of
 if TYPE_CHECKING:
     from edgecc.simulate.graph import Graph, Operator, Tensor
 
-_EXPONENTIAL = frozenset(
-    {"LOGISTIC", "SOFTMAX", "LOG_SOFTMAX", "TANH", "EXP", "GELU", "LOCAL_RESPONSE_NORMALIZATION"}
-)
+_EXPONENTIAL = frozenset({"LOGISTIC", "SOFTMAX", "LOG_SOFTMAX", "TANH", "EXP", "GELU"})
+_POWERS = frozenset({"LOCAL_RESPONSE_NORMALIZATION", "POW"})
 # They move nothing, or (of constants) run once.
 _FREE = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE", "DENSIFY"})
 _CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "CONV_3D_TRANSPOSE"})
@@ -30,10 +29,11 @@ def layers_of_graph(graph: Graph) -> list[Layer]:
         if op.code in _FREE or not reads:
             continue
         constants = [t for t in op.inputs if t is not None and t.data is not None]
-        moved = sum(_size(t) for t in (*reads, *op.outputs))
+        written = sum(map(_size, op.outputs))
+        moved = sum(map(_size, reads)) + written
         name = op.outputs[0].name if op.outputs else op.code
         weights = sum(_size(t) for t in constants)
-        found.append(Layer(name, op.code, _kind(op), _macs(op), moved, weights))
+        found.append(Layer(name, op.code, _kind(op), _macs(op), moved, weights, written))
     return found
 
 
@@ -86,7 +86,8 @@ def _kind(op: Operator) -> str:
     if op.code in _MATRICES:
         return "fc"
     if op.code not in _CONVOLUTIONS:
-        return "exp" if op.code in _EXPONENTIAL else "other"
+        named = {"exp": _EXPONENTIAL, "power": _POWERS}
+        return next((kind for kind, codes in named.items() if op.code in codes), "other")
     filters = op.given(_WEIGHTS.get(op.code, 1)).shape
     if op.code == "DEPTHWISE_CONV_2D":
         return "depthwise"
@@ -95,4 +96,4 @@ def _kind(op: Operator) -> str:
     stride = max(getattr(op.options, "strideW", 1), getattr(op.options, "strideH", 1))
     dilation = max(getattr(op.options, "dilationWFactor", 1), getattr(op.options, "dilationHFactor", 1))
     groups = max(1, op.given(0).shape[-1] // filters[-1]) if op.code == "CONV_2D" else 1
-    return kind_of(tuple(filters[1:3]), stride, dilation, groups, filters[-1])
+    return kind_of(tuple(filters[1:3]), stride, dilation, groups, filters[-1], filters[0])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecc import ir
-from edgecc.analysis.workload import Layer, amounts, layers_of
+from edgecc.analysis.workload import RATES, Layer, amounts, layers_of
 from edgecc.errors import EdgeccError, UnsupportedError, UsageError
 from edgecc.target import LatencySpec, Target
 
@@ -24,9 +24,8 @@ OTHER_RUNTIME = "other runtime"
 UNCALIBRATED = "uncalibrated (a factor of two: for ranking only)"
 
 _FACTOR_OF_TWO = 1.0  # relative error: the truth lies between half and twice the figure
-_OTHER_CLOCK = (
-    0.26  # mean error on a device of a known core class from its clock alone (benchmarks/README.md)
-)
+# Mean error on a device of a known core class from its clock alone, of ncnn (benchmarks/README.md).
+_OTHER_CLOCK = 0.25
 
 
 @dataclass(frozen=True)
@@ -102,13 +101,13 @@ def predict(
 
     Args:
         model: with known shapes: the float network, or an ONNX artifact.
-        device: with at least one latency table.
+        device: with at least one latency table, or a clock.
         runtime: of the artifact; None: of the target's first format.
         precision: that it is or will be compiled to.
 
     Raises:
         UsageError: a size of the network is not known.
-        UnsupportedError: the target has no latency table that could serve, not even to rank by.
+        UnsupportedError: the target has neither a latency table nor a clock.
     """
     unknown = [v for node in model.graph for v in node.outputs if ir.dims(v) is None]
     if unknown:
@@ -123,9 +122,9 @@ def predict(
 def predict_layers(layers: Sequence[Layer], device: Target, *, runtime: str, precision: str) -> Prediction:
     """As `predict`, of layers that were counted already."""
     spec, grade, error, notes = choose(device, runtime, precision)
-    board = None if device.board is None else device.boards[device.board]
-    ghz = spec.ghz if board is None else board.ghz
-    if board is not None and (ghz, board.description) != (spec.ghz, spec.board):
+    board = spec.board if device.board is None else device.boards[device.board].description
+    ghz = device.clock or spec.ghz
+    if (ghz, board) != (spec.ghz, spec.board):
         notes = (*notes, f"scaled from {spec.ghz:g} GHz ({spec.board}) to {ghz:g} GHz by the clock")
         error = max(error, _OTHER_CLOCK)
         grade = CLOCK_ONLY if grade in (CALIBRATED, SCALED) else grade
@@ -188,10 +187,10 @@ def before_and_after(
 ) -> dict[str, Prediction]:
     """What the float original ("original") and each artifact (by its key) take on a target.
 
-    Empty where the target has no rates; an artifact whose bytes are not in memory is left out, as is what cannot be
-    counted.
+    Empty where the target has neither rates nor a clock; an artifact whose bytes are not in memory is left out, as is
+    what cannot be counted.
     """
-    if not device.latency:
+    if not device.latency and device.clock is None:
         return {}
     found = {}
     runtime = device.runtimes.get("onnx") or device.runtimes.get(device.formats[0], "LiteRT")
@@ -230,16 +229,45 @@ def choose(device: Target, runtime: str, precision: str) -> tuple[LatencySpec, s
             return spec, UNCALIBRATED, _FACTOR_OF_TWO, (note,)
         return spec, OTHER_RUNTIME, spec.error_other, (note,)
     if not device.latency:
-        raise UnsupportedError(
-            f"{device.name} has no latency table: nothing was published or measured that could serve",
-            remedy="measure there, or add one with `edgecc calibrate`",
-        )
+        note = f"from [cost] of {device.name}: nothing was published or measured that could serve"
+        return by_cost(device, runtime, precision), UNCALIBRATED, _FACTOR_OF_TWO, (note,)
     spec = device.latency[0]
     note = f"rates of {spec.runtime} in {spec.precision} stand for {runtime} in {precision}"
     return spec, UNCALIBRATED, _FACTOR_OF_TWO, (note,)
 
 
-_COMPUTE = frozenset({"conv1x1", "conv3x3", "conv", "depthwise", "grouped", "fc"})
+def by_cost(device: Target, runtime: str, precision: str) -> LatencySpec:
+    """The rates of a target's `[cost]`, at its clock.
+
+    A multiply-accumulate takes as long in every kind of layer; `channels` and `conversion` do not count.
+
+    Raises:
+        UnsupportedError: its clock is not known.
+    """
+    if device.clock is None:
+        raise UnsupportedError(
+            f"{device.name} has no latency table, and no clock at which its [cost] would be time",
+            remedy="give `ghz` in a target of your own that extends it, or measure there",
+        )
+    counted = {"int4": "int8", "int8": "int8", "int16x8": "int16x8"}.get(precision, "fp32")
+    width, weight = {"fp32": (4, 4), "int8": (1, 1), "int16x8": (2, 1)}[counted]
+    byte = device.cost.byte[counted]
+    of = {
+        "macs": device.cost.mac[counted], "moved": width * byte, "written": 0.0, "weights": weight * byte,
+        "layers": device.cost.operator,
+    }  # fmt: skip
+    return LatencySpec(
+        runtime=runtime, precision=precision, board=_board(device), ghz=device.clock, networks=0,
+        rates={rate: of[what] for rate, (what, _) in RATES.items()}, error=_FACTOR_OF_TWO,
+        source=device.cost.source,
+    )  # fmt: skip
+
+
+def _board(device: Target) -> str:
+    return device.name if device.board is None else device.boards[device.board].description
+
+
+_COMPUTE = frozenset({"conv1x1", "conv3x3", "conv3x3_odd", "conv", "depthwise", "grouped", "fc", "written"})
 
 
 def _operators(layers: Sequence[Layer], spec: LatencySpec, ghz: float) -> tuple[OperatorPrediction, ...]:

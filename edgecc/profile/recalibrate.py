@@ -15,7 +15,7 @@ from edgecc.profile.predict import choose
 from edgecc.target import LatencySpec, Target
 
 _COLUMNS = ("model", "latency_ms")
-_ONE_NETWORK = 0.15  # mean error on devices left out, of ncnn, from one network (benchmarks/README.md)
+_ONE_NETWORK = 0.13  # mean error on devices left out, of ncnn, from one network (benchmarks/README.md)
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,7 @@ def refit(
 
     runtime = runtime or device.runtimes.get(device.formats[0], "LiteRT")
     base, *_ = choose(device, runtime, precision)
-    own = None if device.board is None else device.boards[device.board].ghz
-    clock = ghz or own or base.ghz
+    clock = ghz or device.clock or base.ghz
     names = [k for k, v in base.rates.items() if v > 0]
     sums = [total_amounts(layers_of(load(m.model))) for m in measured]
     amounts = np.array([[s[k] / (clock * 1e6) for k in names] for s in sums])
@@ -97,7 +96,7 @@ def refit(
     known = np.log([base.rates[k] for k in names])
     before = float(np.mean(abs(amounts @ np.exp(known) / ms - 1)))
     fitted = posterior(amounts, ms, known)
-    error = _ONE_NETWORK
+    error = _ONE_NETWORK if base.networks else base.error
     if len(ms) > 1:
         kept = [[i for i in range(len(ms)) if i != left] for left in range(len(ms))]
         left = [
@@ -121,6 +120,8 @@ def target_text(spec: LatencySpec, device: Target, name: str, extends: str) -> s
         f"description = {_quoted(f'{device.name}, calibrated with {spec.measured} measured networks')}",
         "",
     ]
+    if device.ghz is not None:  # what it extends would say another
+        text.insert(3, f"ghz = {spec.ghz}")
     text[3:3] = [f"{k} = {v}" for k in ("ram_kb", "flash_kb") if (v := getattr(device, k)) is not None]
     others = [s for s in device.latency if (s.runtime, s.precision) != (spec.runtime, spec.precision)]
     return "\n".join([*text, *(_table(s) for s in (spec, *others))])

@@ -1,0 +1,99 @@
+"""The script that fits latency rates: what it counts, and that the committed rates and errors are its own."""
+
+import csv
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgecc.target import target
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def fitting(shared: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module("latency_targets")
+    for name in ("latency_targets", "latency_model", "latency_rows", "mobilenets"):
+        sys.modules.pop(name, None)
+
+
+def test_the_committed_rates_are_the_fitted_ones(fitting: object) -> None:
+    """Microcontrollers and TFLite only: the whole fit takes a minute."""
+    fits, rows = fitting.fits, fitting.latency_rows  # type: ignore[attr-defined]
+    for name, figures, columns in (
+        ("micro", rows.micro_rows(), fits.MICRO), ("tflite int8", rows.tflite_rows("int8"), fits.XNNPACK)
+    ):  # fmt: skip
+        found = fits.fit(figures, columns)
+        for of in fitting.WANTED:  # type: ignore[attr-defined]
+            tables = {(s.runtime, s.precision): s for s in target(of).latency}
+            for want in fitting.wanted(of, figures if name == "micro" else []):  # type: ignore[attr-defined]
+                if want.rows != name:
+                    continue
+                spec = tables[want.runtime, want.precision]
+                for group, log in zip(columns, found.devices[want.device], strict=True):
+                    assert all(spec.rates[k] == pytest.approx(np.exp(log), rel=0.01) for k in group)
+
+
+def test_the_committed_transfer_errors_are_the_measured_ones(fitting: object) -> None:
+    found = fitting.transfer_errors()  # type: ignore[attr-defined]
+    assert sorted(found) == ["fp16", "fp32", "int8"]
+    committed = [s for t in fitting.WANTED for s in target(t).latency if s.runtime == "ncnn"]  # type: ignore[attr-defined]
+    assert len(committed) >= 10
+    for spec in committed:
+        assert spec.error_other == pytest.approx(found[spec.precision], abs=0.002)
+
+
+def test_engines_that_skip_channels_of_zeros_have_fewer_to_compute(fitting: object) -> None:
+    """Half of the visual wake words network, as the channel counts in a submission's sources say."""
+    rows = fitting.latency_rows  # type: ignore[attr-defined]
+    kinds = ("conv1x1", "conv3x3", "conv3x3_odd", "conv", "depthwise", "grouped")
+    work = {
+        (
+            row.family.split(",")[0],
+            row.device.rpartition(" ")[2],
+            sum(row.amounts[k] for k in kinds),
+        )
+        for row in rows.micro_rows()
+        if row.network.endswith("vww_mbv1_0.25")
+    }
+    assert {
+        ("X-CUBE-AI", "v1.0", 7489152),
+        ("X-CUBE-AI", "v1.1", 7489152),
+        ("X-CUBE-AI", "v1.1", 3742047),
+    } <= work
+    assert {w for e, _, w in work if e in ("Bosch", "CMSIS-NN kernels")} == {7489152}
+    assert {w for e, _, w in work if e == "Skymizer ONNC"} == {3742047}
+
+
+def test_the_counted_networks_are_those_that_others_counted(shared: Path) -> None:
+    def rows(path: Path) -> dict[str, dict[str, str]]:
+        with path.open(encoding="utf-8") as file:
+            return {r["model"]: r for r in csv.DictReader(file)}
+
+    ours, theirs = rows(BENCHMARKS / "latency_networks.csv"), rows(shared / "latency_features.csv")
+    both = set(ours) & set(theirs)
+    assert len(both) == 21
+    for model in both:
+        own, other = ({k: float(v) for k, v in of[model].items() if k != "model"} for of in (ours, theirs))
+        in_groups = other["gconv_macs_M"] if model == "shufflenet" else 0.0  # 1x1: ours counts them with 1x1
+        pairs = (
+            (own["conv1x1"], other["conv1x1_macs_M"] + in_groups),
+            (own["conv3x3"] + own["conv3x3_odd"], other["conv3x3s1_macs_M"]),
+            (own["conv"], other["convKxK_macs_M"]),
+            (own["weights"], other["weights_M"]),
+        )
+        for mine, known in pairs:
+            assert mine / 1e6 == pytest.approx(known, abs=1e-4), model
+
+
+@pytest.mark.parametrize(("width", "size", "classes", "macs"), [(1.0, 224, 1000, 568.7), (0.25, 96, 2, 7.49)])
+def test_mobilenets_have_the_operations_of_their_papers(
+    monkeypatch: pytest.MonkeyPatch, width: float, size: int, classes: int, macs: float
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    found = importlib.import_module("mobilenets").v1(width, size, classes)
+    assert sum(layer.macs for layer in found) / 1e6 == pytest.approx(macs, rel=0.002)
