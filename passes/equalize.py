@@ -11,7 +11,8 @@ from edgecc import ir
 from edgecc.analysis.scaling import Group, scalable_groups
 from edgecc.passes._linear_layer import Layer, layer_that_computes
 from edgecc.pipeline import Pass, PassContext, PassResult, Refusal
-from edgecc.quant.shared_values import REASON, shares_values
+from edgecc.quant import rules
+from edgecc.quant.shared_values import REASON, stays_few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,8 @@ class Equalize(Pass):
 def _shared(group: Group) -> ir.Node | None:
     """A layer of the group whose weights share few values."""
     for node in (*group.writers, *group.readers):
-        if shares_values(_layer(node).weight):
+        layer = _layer(node)
+        if stays_few(layer.weight, rules.channel_axis(node)):
             return node
     return None
 

@@ -13,7 +13,7 @@ from edgecc.passes._weights import rows, unrows
 from edgecc.pipeline import Pass, PassContext, PassResult
 from edgecc.quant import rules
 from edgecc.quant.compensate import compensated, compensated_lanes
-from edgecc.quant.shared_values import REASON, shares_values
+from edgecc.quant.shared_values import REASON, stays_few
 from edgecc.quant.units import integer_units
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class RoundWeights(Pass):
         if params.block_size:
             return "its weights have a scale a block"
         array = ir.constant(weight)
-        if array is not None and shares_values(array):
+        if array is not None and stays_few(array, rules.channel_axis(node)):
             return REASON
         if fan_in(node) > self.max_fan_in:
             return f"an output sums {fan_in(node)} inputs, more than max_fan_in ({self.max_fan_in})"

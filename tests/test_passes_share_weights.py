@@ -19,7 +19,7 @@ from edgecc.passes.sparsify import Sparsify
 from edgecc.pipeline import PassContext, Pipeline
 from edgecc.quant import int4
 from edgecc.quant.params import from_weights
-from edgecc.quant.shared_values import REASON, shares_values
+from edgecc.quant.shared_values import REASON, shares_steps, shares_values, stays_few
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 RNG = np.random.default_rng(0)
@@ -72,6 +72,51 @@ def test_zero_is_a_value_of_its_own() -> None:
     assert not clustered(np.zeros(10), np.ones(10), 4).any()
 
 
+def test_steps_of_the_largest_weight_are_kept_by_the_scale_of_each_channel(network: ir.Model) -> None:
+    for name in "wv":
+        old = held(network, name)
+        scale = np.geomspace(0.001, 10, old.shape[name == "v"]).astype(np.float32)
+        value = network.graph.initializers[name]
+        value.const_value = ir.Tensor(old * (scale[:, None] if name == "w" else scale), name=name)
+    before = held(network, "w").copy()
+    made, log = Pipeline([ShareWeights(bits=4)]).run(network)
+    assert log.records[0].rewritten == 2
+    for name, axis in (("w", 0), ("v", 1)):
+        array = held(made, name)
+        assert shares_steps(array, axis)
+        assert stays_few(array, axis)
+        assert not shares_values(array)
+        params = from_weights(array, axis)
+        stored = int4.quantized(params, array)
+        assert 8 <= np.unique(stored).size <= 16
+        shape = [-1, 1] if axis == 0 else [1, -1]
+        assert np.allclose(stored * params.scale.reshape(shape), array, rtol=1e-5, atol=0)
+    array = held(made, "w")
+    assert np.array_equal(np.abs(array).max(axis=1), np.abs(before).max(axis=1))
+    lost = ((array - before) ** 2).sum(axis=1) / (before**2).sum(axis=1)
+    assert lost.max() < 0.03  # 4 bits in every channel, however small its weights are
+    again, log = Pipeline([ShareWeights(bits=4)]).run(made)
+    assert log.records[0].rewritten == 0
+    assert np.array_equal(held(again, "w"), array)
+
+
+def test_weights_that_are_many_steps_do_not_share() -> None:
+    codes = RNG.integers(-127, 128, (30, 40))
+    codes[:, 0] = 127
+    assert not shares_steps((codes / 127).astype(np.float32), 0)
+    assert not shares_steps(normal(30, 40), 0)
+    few = RNG.choice([-127, -3, 0, 50, 127], (30, 40))
+    few[:, 0] = 127
+    scale = np.geomspace(1e-4, 1, 30).astype(np.float32)[:, None]
+    assert shares_steps((scale * few / 127).astype(np.float32), 0)
+    assert shares_steps((scale * few / 127).astype(np.float32).T, 1)
+
+
+def test_one_bit_beside_zeros_keeps_both_signs() -> None:
+    values = np.array([0.0, 1.0, -1.0, 0.4, -0.3])
+    assert clustered(values, np.ones(5), 2, True).tolist() == [0.0, 1.0, -1.0, 1.0, -1.0]
+
+
 @pytest.mark.parametrize("scope", ["tensor", "channel"])
 def test_layers_get_so_many_values(network: ir.Model, scope: Any) -> None:
     made, log = Pipeline([ShareWeights(bits=3, scope=scope)]).run(network)
@@ -121,7 +166,8 @@ def test_integers_keep_values_few(dtype: Any) -> None:
     assert all(np.unique(stored[weights == value]).size == 1 for value in np.unique(weights))
 
 
-def test_passes_on_the_way_to_integers_leave_shared_weights(parse: Any) -> None:
+@pytest.mark.parametrize(("scope", "one"), [("tensor", True), ("steps", False)])
+def test_passes_on_the_way_to_integers_leave_shared_weights(parse: Any, scope: Any, one: bool) -> None:
     from edgecc.calibration.observers import collect
     from edgecc.quant.plan import make_plan
 
@@ -131,7 +177,7 @@ def test_passes_on_the_way_to_integers_leave_shared_weights(parse: Any) -> None:
     network, samples = load(parse(text, constants=weights)), [{"x": normal(1, 4, 6, 6)} for _ in range(8)]
     _, log = Pipeline([Equalize()]).run(network, PassContext(data=samples))
     assert log.records[0].rewritten == 1
-    made, _ = Pipeline([Sparsify(criterion="magnitude"), ShareWeights(bits=4)]).run(network)
+    made, _ = Pipeline([Sparsify(criterion="magnitude"), ShareWeights(bits=4, scope=scope)]).run(network)
     before = {n: held(made, n).copy() for n in "wv"}
     same, log = Pipeline([Equalize()]).run(made, PassContext(data=samples))
     assert log.records[0].rewritten == 0
@@ -141,7 +187,9 @@ def test_passes_on_the_way_to_integers_leave_shared_weights(parse: Any) -> None:
     assert [r.reason for r in log.records[0].refused] == [REASON, REASON]
     for name, array in before.items():
         assert np.array_equal(held(rounded, name), array)
-        assert np.unique(plan.tensors[name].scale).size == 1
+        assert bool(np.unique(plan.tensors[name].scale).size == 1) is one
+        stored = int4.quantized(plan.tensors[name], array)
+        assert np.unique(stored).size <= 16
 
 
 def test_channels_of_unlike_size_do_not_share() -> None:
