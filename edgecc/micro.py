@@ -77,9 +77,24 @@ def memory_facts(artifacts: Mapping[str, Artifact], target: Target) -> dict[str,
 
 
 def _facts(artifact: Artifact, target: Target) -> MemoryFacts:
-    network = _network(artifact)
-    memory = predict(network, machine_of(target))
     reordered = artifact.notes.get("reordered")
+    given = None if reordered is None else int(reordered[0])
+    return _of_network(_network(artifact), artifact.size, target, given)
+
+
+def file_facts(data: bytes, target: Target) -> MemoryFacts:
+    """Of a TFLite file, for a target that runs it in TFLite Micro.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    from edgecc.tflite.reader import read_network
+
+    return _of_network(read_network(data), len(data), target, None)
+
+
+def _of_network(network: FlatNetwork, size: int, target: Target, given_order: int | None) -> MemoryFacts:
+    memory = predict(network, machine_of(target))
     return MemoryFacts(
         basis=f"a 32-bit core with {_WORDS[target.micro_kernels]}",
         arena_bytes=memory.arena,
@@ -87,10 +102,10 @@ def _facts(artifact: Artifact, target: Target) -> MemoryFacts:
         tail_bytes=memory.tail,
         live_bytes=memory.live,
         here_bytes=predict(network, HOST).used,
-        given_order_bytes=None if reordered is None else int(reordered[0]),
+        given_order_bytes=given_order,
         peak=memory.peak,
         operators=tuple((s.operator, s.live) for s in memory.steps),
-        flash_bytes=artifact.size,
+        flash_bytes=size,
         board=target.board,
         ram_bytes=None if target.ram_kb is None else KIB * target.ram_kb,
         flash_limit=None if target.flash_kb is None else KIB * target.flash_kb,
@@ -117,16 +132,17 @@ def refusal(
     for form, facts in memories.items():
         artifact = artifacts[form]
         where = f"{name}.{artifact.precision}.{form}"
-        if facts.ram_bytes is not None and facts.arena_bytes > facts.ram_bytes:
-            return BudgetError(_too_much(facts), node=where, remedy=_what_fits(artifact, facts, target))
-        if facts.flash_limit is not None and facts.flash_bytes > facts.flash_limit:
-            return BudgetError(
-                f"the file takes {facts.flash_bytes:,} bytes of flash, {_device(target)} has {facts.flash_limit:,}"
-                f" (the runtime's code comes on top): {facts.flash_bytes - facts.flash_limit:,} too many",
-                node=where,
-                remedy=_smaller_file(artifact, facts, target),
-            )
+        ram, flash = _too_much_ram(facts), _too_much_flash(facts)
+        if ram is not None:
+            return BudgetError(ram, node=where, remedy=_what_fits(artifact, facts, target))
+        if flash is not None:
+            return BudgetError(flash, node=where, remedy=_smaller_file(artifact, facts, target))
     return None
+
+
+def excess_lines(facts: MemoryFacts) -> list[str]:
+    """What does not fit the board; nothing where all does, or no limit is known."""
+    return [text for text in (_too_much_ram(facts), _too_much_flash(facts)) if text is not None]
 
 
 def peak_text(peak: Step) -> str:
@@ -138,17 +154,27 @@ def peak_text(peak: Step) -> str:
     )
 
 
-def _too_much(facts: MemoryFacts) -> str:
-    assert facts.ram_bytes is not None
+def _too_much_ram(facts: MemoryFacts) -> str | None:
+    if facts.ram_bytes is None or facts.arena_bytes <= facts.ram_bytes:
+        return None
     return (
         f"the arena takes {facts.arena_bytes:,} bytes of RAM (predicted for {facts.basis}),"
-        f" {facts.board or 'the target'} has {facts.ram_bytes:,}: {facts.arena_bytes - facts.ram_bytes:,} too many."
+        f" {_device(facts)} has {facts.ram_bytes:,}: {facts.arena_bytes - facts.ram_bytes:,} too many."
         f" The most lives during {peak_text(facts.peak)}"
     )
 
 
-def _device(target: Target) -> str:
-    return target.board or target.name
+def _too_much_flash(facts: MemoryFacts) -> str | None:
+    if facts.flash_limit is None or facts.flash_bytes <= facts.flash_limit:
+        return None
+    return (
+        f"the file takes {facts.flash_bytes:,} bytes of flash, {_device(facts)} has {facts.flash_limit:,}"
+        f" (the runtime's code comes on top): {facts.flash_bytes - facts.flash_limit:,} too many"
+    )
+
+
+def _device(facts: MemoryFacts) -> str:
+    return facts.board or "the target"
 
 
 def _what_fits(artifact: Artifact, facts: MemoryFacts, target: Target) -> str:
@@ -208,6 +234,8 @@ def known_boards() -> Iterator[Board]:
 __all__ = [
     "Memory",
     "MemoryFacts",
+    "excess_lines",
+    "file_facts",
     "known_boards",
     "machine_of",
     "memory_facts",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from edgecc.fidelity import MAX_SQNR_DB, BitTrue, Fidelity
-from edgecc.profile import Profile
+from edgecc.profile import OperatorTime, Profile
 from edgecc.report.memory import memory_lines
 from edgecc.report.schema import ArtifactFacts, Island, Report
 from edgecc.report.terminal import Table, clean, plain_lines
@@ -263,10 +263,18 @@ def profile_tables(profile: Profile, limit: int | None = 20, title: str = "") ->
     ]
     slowest = sorted(profile.operators, key=lambda o: -o.us)[:limit]
     if slowest:
-        rows = [[str(o.index), o.name, o.type, f"{o.us:.1f}", percent(o.share), o.source] for o in slowest]
         heading = title or f"slowest {len(slowest)} of {len(profile.operators)} operators"
-        items.append(Table(heading, (">#", "name", "kernel", ">us", ">share", "clock"), rows))
+        headings = (">#", "name", "kernel", ">us", ">share", ">MACs", ">bytes", "bound by", "clock")
+        items.append(Table(heading, headings, [operator_cells(o) for o in slowest]))
     return items
+
+
+def operator_cells(row: OperatorTime) -> list[str]:
+    """Index, name, kernel, time, share, work and clock; "-" where unknown."""
+    work = ["-" if count is None else short(count) for count in (row.macs, row.bytes)]
+    return [
+        str(row.index), row.name, row.type, f"{row.us:.1f}", percent(row.share), *work, row.bound or "-", row.source
+    ]  # fmt: skip
 
 
 def _spread(profile: Profile) -> str:
