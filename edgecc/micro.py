@@ -134,7 +134,8 @@ def refusal(
         where = f"{name}.{artifact.precision}.{form}"
         ram, flash = _too_much_ram(facts), _too_much_flash(facts)
         if ram is not None:
-            return BudgetError(ram, node=where, remedy=_what_fits(artifact, facts, target))
+            peak = f"{ram}. The most lives during {peak_text(facts.peak)}"
+            return BudgetError(peak, node=where, remedy=_what_fits(artifact, facts, target))
         if flash is not None:
             return BudgetError(flash, node=where, remedy=_smaller_file(artifact, facts, target))
     return None
@@ -159,8 +160,7 @@ def _too_much_ram(facts: MemoryFacts) -> str | None:
         return None
     return (
         f"the arena takes {facts.arena_bytes:,} bytes of RAM (predicted for {facts.basis}),"
-        f" {_device(facts)} has {facts.ram_bytes:,}: {facts.arena_bytes - facts.ram_bytes:,} too many."
-        f" The most lives during {peak_text(facts.peak)}"
+        f" {_device(facts)} has {facts.ram_bytes:,}: {facts.arena_bytes - facts.ram_bytes:,} too many"
     )
 
 

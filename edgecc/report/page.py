@@ -25,7 +25,8 @@ body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1100p
 h1 { font-size: 1.5em; overflow-wrap: anywhere; }
 h2 { font-size: 1.1em; margin: 1.8em 0 .5em; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 2px 10px 2px 0; text-align: left; vertical-align: top; } td { border-top: 1px solid #8884; }
+th, td { padding: 2px 10px 2px 0; text-align: left; vertical-align: top; }
+td { max-width: 30em; overflow-wrap: anywhere; border-top: 1px solid #8884; }
 .n { text-align: right; white-space: nowrap; } p { margin: .3em 0; } svg { width: 100%; height: auto; }
 text { fill: currentColor; font-size: 12px; } .key { display: inline-block; margin-right: 1.2em; }
 .key i { display: inline-block; width: .8em; height: .8em; margin-right: .4em; }
@@ -111,7 +112,7 @@ def emulated_page(found: Emulated, title: str) -> str:
 
 def page(items: Sequence[Table | str], charts: Sequence[Chart], title: str) -> str:
     """The page: the first table, lines of text, charts, the other tables."""
-    tables = [_table(item) for item in items if isinstance(item, Table)]
+    tables = [_table(item, title) for item in items if isinstance(item, Table)]
     lines = "".join(f"<p>{_text(item)}</p>" for item in items if isinstance(item, str))
     first = 1 if isinstance(next(iter(items), None), Table) else 0
     body = [*tables[:first], lines, *map(_chart, charts), *tables[first:]]
@@ -146,7 +147,7 @@ def _chart(chart: Chart) -> str:
     )
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, page_title: str) -> str:
     marks = [' class="n"' if align == "right" else "" for _, align in table.columns]
     head = "".join(
         f"<th{mark}>{_text(name)}</th>" for mark, (name, _) in zip(marks, table.columns, strict=True)
@@ -157,7 +158,7 @@ def _table(table: Table) -> str:
         + "</tr>"
         for row in table.rows
     )
-    title = f"<h2>{_text(table.title)}</h2>" if table.title else ""
+    title = f"<h2>{_text(table.title)}</h2>" if table.title not in ("", page_title) else ""
     return (
         f'{title}<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgecc.profile.predict import OperatorPrediction, Prediction
-from edgecc.report.tables import milliseconds, percent, short
+from edgecc.report.tables import milliseconds, percent, short, slowest_first
 from edgecc.report.terminal import Table
 
 
@@ -35,7 +35,7 @@ def _operator_table(found: Sequence[Prediction], limit: int | None) -> Table:
     rows = [_operator_row(first.operators[i], [p.operators[i] for p in found]) for i in order]
     headings = (">#", "name", "operator", ">MACs", ">bytes")
     columns = [h for p in found for h in (f">{p.target}", ">share", "bound by")]
-    title = f"predicted: slowest {len(rows)} of {len(first.operators)} operators"
+    title = f"predicted: {slowest_first(len(rows), len(first.operators))}"
     return Table(title, (*headings, *columns), rows)
 
 

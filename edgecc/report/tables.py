@@ -263,10 +263,17 @@ def profile_tables(profile: Profile, limit: int | None = 20, title: str = "") ->
     ]
     slowest = sorted(profile.operators, key=lambda o: -o.us)[:limit]
     if slowest:
-        heading = title or f"slowest {len(slowest)} of {len(profile.operators)} operators"
+        heading = title or slowest_first(len(slowest), len(profile.operators))
         headings = (">#", "name", "kernel", ">us", ">share", ">MACs", ">bytes", "bound by", "clock")
         items.append(Table(heading, headings, [operator_cells(o) for o in slowest]))
     return items
+
+
+def slowest_first(shown: int, count: int) -> str:
+    """Heading of a table of operators."""
+    return (
+        f"all {count} operators, slowest first" if shown == count else f"slowest {shown} of {count} operators"
+    )
 
 
 def operator_cells(row: OperatorTime) -> list[str]:
