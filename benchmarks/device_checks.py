@@ -21,11 +21,13 @@ from edgecc.profile.vela import compile_with_vela
 from edgecc.report.emulated import difference
 from edgecc.runtime.tflm import MicroRunner
 from edgecc.target import target
+from edgecc.tflite.reader import read_network
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Feeds = Mapping[str, Array]
 WORKER = Path(__file__).with_name("tflite_runtime_worker.py")
 
+_PRODUCTS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"})
 # What ONNX Runtime executes in float where a quantized operator has no integer kernel.
 _FLOAT = ("Conv", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul", "ConvTranspose")
 
@@ -133,6 +135,16 @@ def check(name: str, path: Path, feeds: Feeds) -> Verdict:
         return CHECKS[kind](path, feeds, place)
     except EdgeccError as error:
         return Verdict(f"{name} refuses: {' '.join(str(error).split())[:200]}", whole=False)
+
+
+def float_products(path: Path) -> list[str]:
+    """Convolutions and matrix products of an int8 TFLite file that are in float all the same."""
+    network = read_network(path.read_bytes())
+    return [
+        network.name(i)
+        for i, op in enumerate(network.operators)
+        if op.code in _PRODUCTS and network.tensors[op.outputs[0]].kind == "float32"
+    ]
 
 
 def digest(path: Path) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from device_checks import Verdict, check, digest
+from device_checks import Verdict, check, digest, float_products
 from networks import NETWORKS, Network
 
 import edgecc
@@ -162,6 +162,9 @@ def row(bench: Bench, network: Network, device: str) -> tuple[list[str], bool]:
         checks = TARGETS[device][form]
         verdicts = [bench.verdict(name, network, path, sha) for name in checks]
         whole = whole and all(v.whole for v in verdicts)
+        if form == "tflite" and (left := float_products(path)):
+            whole = False
+            verdicts.append(Verdict(f"in float: {', '.join(left)}", whole=False))
         fidelity = bench.fidelity(network, form, "micro" in checks, path, sha)
         cells += [f"`{sha[:6]}`", fidelity, "; ".join(v.text for v in verdicts)]
     return [*cells, "yes" if whole else "**no**"], whole

@@ -132,7 +132,7 @@ def refusal(
     for form, facts in memories.items():
         artifact = artifacts[form]
         where = f"{name}.{artifact.precision}.{form}"
-        ram, flash = _too_much_ram(facts), _too_much_flash(facts)
+        ram, flash = excess(facts, target.board or target.name)
         if ram is not None:
             peak = f"{ram}. The most lives during {peak_text(facts.peak)}"
             return BudgetError(peak, node=where, remedy=_what_fits(artifact, facts, target))
@@ -141,9 +141,20 @@ def refusal(
     return None
 
 
-def excess_lines(facts: MemoryFacts) -> list[str]:
-    """What does not fit the board; nothing where all does, or no limit is known."""
-    return [text for text in (_too_much_ram(facts), _too_much_flash(facts)) if text is not None]
+def excess(facts: MemoryFacts, device: str) -> tuple[str | None, str | None]:
+    """Why RAM and flash of the device do not hold it; None where they do, or no limit is known."""
+    ram = flash = None
+    if facts.ram_bytes is not None and facts.arena_bytes > facts.ram_bytes:
+        ram = (
+            f"the arena takes {facts.arena_bytes:,} bytes of RAM (predicted for {facts.basis}), {device} has"
+            f" {facts.ram_bytes:,}: {facts.arena_bytes - facts.ram_bytes:,} too many"
+        )
+    if facts.flash_limit is not None and facts.flash_bytes > facts.flash_limit:
+        flash = (
+            f"the file takes {facts.flash_bytes:,} bytes of flash, {device} has {facts.flash_limit:,}"
+            f" (the runtime's code comes on top): {facts.flash_bytes - facts.flash_limit:,} too many"
+        )
+    return ram, flash
 
 
 def peak_text(peak: Step) -> str:
@@ -153,28 +164,6 @@ def peak_text(peak: Step) -> str:
     return (
         f"{peak.operator}: {peak.live:,} bytes ({', '.join(parts)}{f' and {more} more' if more > 0 else ''})"
     )
-
-
-def _too_much_ram(facts: MemoryFacts) -> str | None:
-    if facts.ram_bytes is None or facts.arena_bytes <= facts.ram_bytes:
-        return None
-    return (
-        f"the arena takes {facts.arena_bytes:,} bytes of RAM (predicted for {facts.basis}),"
-        f" {_device(facts)} has {facts.ram_bytes:,}: {facts.arena_bytes - facts.ram_bytes:,} too many"
-    )
-
-
-def _too_much_flash(facts: MemoryFacts) -> str | None:
-    if facts.flash_limit is None or facts.flash_bytes <= facts.flash_limit:
-        return None
-    return (
-        f"the file takes {facts.flash_bytes:,} bytes of flash, {_device(facts)} has {facts.flash_limit:,}"
-        f" (the runtime's code comes on top): {facts.flash_bytes - facts.flash_limit:,} too many"
-    )
-
-
-def _device(facts: MemoryFacts) -> str:
-    return facts.board or "the target"
 
 
 def _what_fits(artifact: Artifact, facts: MemoryFacts, target: Target) -> str:
@@ -234,7 +223,7 @@ def known_boards() -> Iterator[Board]:
 __all__ = [
     "Memory",
     "MemoryFacts",
-    "excess_lines",
+    "excess",
     "file_facts",
     "known_boards",
     "machine_of",

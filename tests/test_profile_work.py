@@ -1,7 +1,6 @@
 """What measured operators compute and move, pages and memory of `profile`, the benchmark of devices."""
 
 import importlib
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +16,7 @@ from edgecc import registry
 from edgecc.analysis.tflite_workload import layers_of_graph
 from edgecc.analysis.workload import layers_of
 from edgecc.importer import load
-from edgecc.micro import excess_lines, file_facts
+from edgecc.micro import excess, file_facts
 from edgecc.profile import OperatorTime, Profile, profile_artifact
 from edgecc.profile.emulated import Difference, Emulated, LevelFound
 from edgecc.profile.guest import Count, FunctionCount
@@ -213,7 +212,7 @@ def test_memory_of_a_file_is_that_of_its_compilation(tmp_path: Path) -> None:
     assert told is not None
     facts = file_facts(made.artifacts["tflite"].data, target("cortex-m4"))
     assert replace(facts, given_order_bytes=told.given_order_bytes) == told
-    assert excess_lines(facts) == []
+    assert excess(facts, "cortex-m4") == (None, None)
 
 
 @pytest.fixture
@@ -254,4 +253,12 @@ def test_a_file_that_is_refused_is_not_taken(devices: Any, tmp_path: Path) -> No
     found = check("litert", tmp_path / "m.tflite", {"x": np.zeros((1, 1), np.float32)})
     assert not found.whole
     assert "refuses" in found.text
-    json.dumps(found.text)
+
+
+def test_products_in_float_are_found(devices: Any, int8: edgecc.CompileResult, tmp_path: Path) -> None:
+    found = importlib.import_module("device_checks").float_products
+    assert found(path_of(int8, "tflite")) == []
+    made = edgecc.compile(
+        CNN, precision="fp32", format="tflite", no_profile=True, no_verify=True, output=tmp_path / "o"
+    )
+    assert found(path_of(made, "tflite"))

@@ -88,13 +88,13 @@ class Profile:
 
     def tables(self, limit: int | None = 20, title: str = "") -> list[Table | str]:
         """What a terminal shows: the whole, then the slowest operators."""
-        from edgecc.report.tables import profile_tables
+        from edgecc.report.measured import profile_tables
 
         return profile_tables(self, limit, title)
 
     def table(self, limit: int | None = 20) -> str:
         """The figures as plain text: one line for the whole, then the slowest operators."""
-        from edgecc.report.tables import profile_lines
+        from edgecc.report.measured import profile_lines
 
         return "\n".join(profile_lines(self, limit))
 

@@ -44,7 +44,7 @@ class SideBySide:
 
     def tables(self, limit: int | None = 20, title: str = "") -> list[Table | str]:
         """Targets side by side: those of one tier in a table, and why others have no figure."""
-        from edgecc.micro import excess_lines
+        from edgecc.micro import excess
         from edgecc.report.memory import fact_lines
         from edgecc.report.npu import npu_tables
         from edgecc.report.predictions import prediction_tables
@@ -54,7 +54,7 @@ class SideBySide:
         items += [f"{name}: no figure: {reason}" for name, reason in self.missing.items()]
         for name, facts in self.memory.items():
             items += [f"{name}: {line}" for line in fact_lines(facts)]
-            items += [f"{name}: does not fit: {line}" for line in excess_lines(facts)]
+            items += [f"{name}: does not fit: {line}" for line in excess(facts, name) if line]
         return items
 
     def page(self, title: str) -> str:
