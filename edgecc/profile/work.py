@@ -17,6 +17,9 @@ from edgecc.profile import OperatorTime, Profile
 
 # Clocks of the runtimes count whole microseconds: the rate of what takes less is noise. (A guess.)
 _LEAST_US = 5.0
+_UNTOLD = (
+    "bound by: not told: no two operators of 5 µs and more have the highest rates of computing and of moving"
+)
 _NEAR = 0.25  # of an operator's time: what takes less does not bound it (likewise)
 # What ONNX Runtime adds to a node's name when it fuses it or changes its layout.
 _ADDED = re.compile(r"(_token_\d+|_nchwc|_nhwc|_quant|/fused|_fused)+$")
@@ -64,7 +67,8 @@ def with_work(
     ]
     roofs = _roofs(rows)
     if roofs is None:
-        return replace(profile, operators=tuple(rows))
+        notes = (*profile.notes, _UNTOLD) if any(row.macs for row in rows) else profile.notes
+        return replace(profile, operators=tuple(rows), notes=notes)
     macs, moved = roofs
     note = (
         f"bound by: what would take longer at the highest rates that operators of this file reach, {macs / 1e3:.3g}"

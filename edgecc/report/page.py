@@ -26,7 +26,7 @@ h1 { font-size: 1.5em; overflow-wrap: anywhere; }
 h2 { font-size: 1.1em; margin: 1.8em 0 .5em; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 2px 10px 2px 0; text-align: left; vertical-align: top; }
-td { max-width: 30em; overflow-wrap: anywhere; border-top: 1px solid #8884; }
+td { max-width: 30em; overflow-wrap: break-word; border-top: 1px solid #8884; }
 .n { text-align: right; white-space: nowrap; } p { margin: .3em 0; } svg { width: 100%; height: auto; }
 text { fill: currentColor; font-size: 12px; } .key { display: inline-block; margin-right: 1.2em; }
 .key i { display: inline-block; width: .8em; height: .8em; margin-right: .4em; }
