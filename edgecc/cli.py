@@ -11,13 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgecc.errors import EdgeccError, UsageError
 from edgecc.options import CompileOptions, flag, make_options, read_config
 from edgecc.plaintext import clean
+
+if TYPE_CHECKING:
+    from edgecc.profile.devices import Found
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -175,7 +178,7 @@ def inspect_command(
 )
 @click.option("--threads", default=1, metavar="N", help="Of the runtime (default: 1).")
 @click.option("--runs", type=int, metavar="N", help="Timed runs here (default: as many as fit).")
-@click.option("--html", metavar="FILE", help="Figures of --target as a page, too.")
+@click.option("--html", metavar="FILE", help="The figures as a page, too.")
 @_INPUT_SHAPE
 @_speech
 def profile_command(
@@ -199,30 +202,24 @@ def profile_command(
     voice, limit = _Voice(json, quiet, verbose), None if verbose else 20
     devices = [find_target(name) for name in (target or "").split(",") if name]
     bound = shapes(input_shape) if input_shape else {}
-    if device not in (None, "local"):
-        from edgecc.profile.devices import profile_on
-
-        measured = profile_on(device, Path(model), runs=runs, threads=threads, input_shape=bound)
-        voice.show(measured.to_dict(), lambda: measured.tables(limit, model))
-        return
     here = [each.name for each in devices] == [
         platform.machine().replace("_", "-").replace("AMD64", "x86-64")
     ]
-    if device is None and runs is None and devices and not here:
+    found: Found
+    if device not in (None, "local"):
+        from edgecc.profile.devices import profile_on
+
+        found = profile_on(device, Path(model), runs=runs, threads=threads, input_shape=bound)
+    elif device is None and runs is None and devices and not here:
         from edgecc.profile.side_by_side import side_by_side
 
-        figures = side_by_side(Path(model), devices, precision=precision, input_shape=bound)
-        if html is not None:
-            Path(html).write_text(figures.page(model), encoding="utf-8")
-        voice.show(figures.to_dict(), lambda: figures.tables(limit, model))
-        return
-    if html is not None:
-        raise UsageError(
-            "--html is for figures of --target", remedy="`compile` writes a page with what was measured"
-        )
-    from edgecc.profile import profile_artifact
+        found = side_by_side(Path(model), devices, precision=precision, input_shape=bound)
+    else:
+        from edgecc.profile import profile_artifact
 
-    found = profile_artifact(Path(model), runs=runs, threads=threads, input_shape=bound)
+        found = profile_artifact(Path(model), runs=runs, threads=threads, input_shape=bound)
+    if html is not None:
+        Path(html).write_text(found.page(model), encoding="utf-8")
     voice.show(found.to_dict(), lambda: found.tables(limit, model))
 
 

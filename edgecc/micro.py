@@ -77,9 +77,24 @@ def memory_facts(artifacts: Mapping[str, Artifact], target: Target) -> dict[str,
 
 
 def _facts(artifact: Artifact, target: Target) -> MemoryFacts:
-    network = _network(artifact)
-    memory = predict(network, machine_of(target))
     reordered = artifact.notes.get("reordered")
+    given = None if reordered is None else int(reordered[0])
+    return _of_network(_network(artifact), artifact.size, target, given)
+
+
+def file_facts(data: bytes, target: Target) -> MemoryFacts:
+    """Of a TFLite file, for a target that runs it in TFLite Micro.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    from edgecc.tflite.reader import read_network
+
+    return _of_network(read_network(data), len(data), target, None)
+
+
+def _of_network(network: FlatNetwork, size: int, target: Target, given_order: int | None) -> MemoryFacts:
+    memory = predict(network, machine_of(target))
     return MemoryFacts(
         basis=f"a 32-bit core with {_WORDS[target.micro_kernels]}",
         arena_bytes=memory.arena,
@@ -87,10 +102,10 @@ def _facts(artifact: Artifact, target: Target) -> MemoryFacts:
         tail_bytes=memory.tail,
         live_bytes=memory.live,
         here_bytes=predict(network, HOST).used,
-        given_order_bytes=None if reordered is None else int(reordered[0]),
+        given_order_bytes=given_order,
         peak=memory.peak,
         operators=tuple((s.operator, s.live) for s in memory.steps),
-        flash_bytes=artifact.size,
+        flash_bytes=size,
         board=target.board,
         ram_bytes=None if target.ram_kb is None else KIB * target.ram_kb,
         flash_limit=None if target.flash_kb is None else KIB * target.flash_kb,
@@ -117,16 +132,29 @@ def refusal(
     for form, facts in memories.items():
         artifact = artifacts[form]
         where = f"{name}.{artifact.precision}.{form}"
-        if facts.ram_bytes is not None and facts.arena_bytes > facts.ram_bytes:
-            return BudgetError(_too_much(facts), node=where, remedy=_what_fits(artifact, facts, target))
-        if facts.flash_limit is not None and facts.flash_bytes > facts.flash_limit:
-            return BudgetError(
-                f"the file takes {facts.flash_bytes:,} bytes of flash, {_device(target)} has {facts.flash_limit:,}"
-                f" (the runtime's code comes on top): {facts.flash_bytes - facts.flash_limit:,} too many",
-                node=where,
-                remedy=_smaller_file(artifact, facts, target),
-            )
+        ram, flash = excess(facts, target.board or target.name)
+        if ram is not None:
+            peak = f"{ram}. The most lives during {peak_text(facts.peak)}"
+            return BudgetError(peak, node=where, remedy=_what_fits(artifact, facts, target))
+        if flash is not None:
+            return BudgetError(flash, node=where, remedy=_smaller_file(artifact, facts, target))
     return None
+
+
+def excess(facts: MemoryFacts, device: str) -> tuple[str | None, str | None]:
+    """Why RAM and flash of the device do not hold it; None where they do, or no limit is known."""
+    ram = flash = None
+    if facts.ram_bytes is not None and facts.arena_bytes > facts.ram_bytes:
+        ram = (
+            f"the arena takes {facts.arena_bytes:,} bytes of RAM (predicted for {facts.basis}), {device} has"
+            f" {facts.ram_bytes:,}: {facts.arena_bytes - facts.ram_bytes:,} too many"
+        )
+    if facts.flash_limit is not None and facts.flash_bytes > facts.flash_limit:
+        flash = (
+            f"the file takes {facts.flash_bytes:,} bytes of flash, {device} has {facts.flash_limit:,}"
+            f" (the runtime's code comes on top): {facts.flash_bytes - facts.flash_limit:,} too many"
+        )
+    return ram, flash
 
 
 def peak_text(peak: Step) -> str:
@@ -136,19 +164,6 @@ def peak_text(peak: Step) -> str:
     return (
         f"{peak.operator}: {peak.live:,} bytes ({', '.join(parts)}{f' and {more} more' if more > 0 else ''})"
     )
-
-
-def _too_much(facts: MemoryFacts) -> str:
-    assert facts.ram_bytes is not None
-    return (
-        f"the arena takes {facts.arena_bytes:,} bytes of RAM (predicted for {facts.basis}),"
-        f" {facts.board or 'the target'} has {facts.ram_bytes:,}: {facts.arena_bytes - facts.ram_bytes:,} too many."
-        f" The most lives during {peak_text(facts.peak)}"
-    )
-
-
-def _device(target: Target) -> str:
-    return target.board or target.name
 
 
 def _what_fits(artifact: Artifact, facts: MemoryFacts, target: Target) -> str:
@@ -208,6 +223,8 @@ def known_boards() -> Iterator[Board]:
 __all__ = [
     "Memory",
     "MemoryFacts",
+    "excess",
+    "file_facts",
     "known_boards",
     "machine_of",
     "memory_facts",

@@ -18,7 +18,7 @@ from edgecc.fidelity import Fidelity, LayerFidelity, OutputFidelity
 from edgecc.importer import load
 from edgecc.pipeline import PassRecord, Refusal
 from edgecc.profile import OperatorTime, Profile
-from edgecc.report import ArtifactFacts, Report, artifact_facts, model_facts, tables, terminal
+from edgecc.report import ArtifactFacts, Report, artifact_facts, measured, model_facts, tables, terminal
 from edgecc.report.html import embedded, figures, render_html
 from edgecc.report.schema import jsonable
 
@@ -233,7 +233,7 @@ def test_tables_of_verify_and_profile(report: Report) -> None:
     assert fidelity is not None
     assert profile is not None
     stream = io.StringIO()
-    terminal.show(tables.fidelity_tables(fidelity) + tables.profile_tables(profile), stream)
+    terminal.show(tables.fidelity_tables(fidelity) + measured.profile_tables(profile), stream)
     text = stream.getvalue()
     for expected in (
         "21.5 dB  0.998000",

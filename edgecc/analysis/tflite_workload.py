@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgecc.analysis.workload import Layer, kind_of
 
 if TYPE_CHECKING:
@@ -23,18 +25,26 @@ _WEIGHTS: Mapping[str, int] = {"TRANSPOSE_CONV": 1, "CONV_3D_TRANSPOSE": 1}
 
 def layers_of_graph(graph: Graph) -> list[Layer]:
     """One layer an operator, in the order of execution, named by what it writes; a symbolic batch counts as 1."""
-    found = []
-    for op in graph.operators:
-        reads = [t for t in op.inputs if t is not None and t.data is None]
-        if op.code in _FREE or not reads:
-            continue
-        constants = [t for t in op.inputs if t is not None and t.data is not None]
-        written = sum(map(_size, op.outputs))
-        moved = sum(map(_size, reads)) + written
-        name = op.outputs[0].name if op.outputs else op.code
-        weights = sum(_size(t) for t in constants)
-        found.append(Layer(name, op.code, _kind(op), _macs(op), moved, weights, written))
-    return found
+    return [layer for layer in map(layer_of, graph.operators) if layer is not None]
+
+
+def layer_of(op: Operator) -> Layer | None:
+    """What one operator does; None where it moves nothing, or runs once."""
+    reads = [t for t in op.inputs if t is not None and t.data is None]
+    if op.code in _FREE or not reads:
+        return None
+    constants = [t for t in op.inputs if t is not None and t.data is not None]
+    written = sum(map(_size, op.outputs))
+    moved = sum(map(_size, reads)) + written
+    name = op.outputs[0].name if op.outputs else op.code
+    weights = sum(map(_size, constants))
+    return Layer(name, op.code, _kind(op), _macs(op), moved, weights, written)
+
+
+def bytes_of(op: Operator) -> int:
+    """Of all that an operator reads and writes, constants included; int4 counts as the int8 that kernels read."""
+    tensors = [t for t in (*op.inputs, *op.outputs) if t is not None and t.dtype]
+    return sum(_size(t) * np.dtype(t.dtype).itemsize for t in tensors)
 
 
 def precision_of_graph(graph: Graph) -> str:

@@ -104,7 +104,7 @@ def layers_of(model: ir.Model) -> list[Layer]:
     """What runtimes execute of a network with known shapes: activations and BatchNorm within the convolution before."""
     found = []
     for node in model.graph:
-        if node.op_type in _FREE or _absorbed(node):
+        if node.op_type in _FREE or absorbed(node):
             continue
         reads = [v for v in node.inputs if v is not None and not _constant(v)]
         written = sum(elements(v) for v in node.outputs)
@@ -114,14 +114,15 @@ def layers_of(model: ir.Model) -> list[Layer]:
     return found
 
 
-def _absorbed(node: ir.Node) -> bool:
+def absorbed(node: ir.Node) -> bool:
+    """Whether a runtime executes the node within the linear operator before it, or (Pad) behind it."""
     if node.op_type == "Add":
         return _bias(node)
     if node.op_type not in _ABSORBED or node.inputs[0] is None:
         return False
     if node.op_type == "Pad":
         return all(use.node.op_type == "Conv" for use in node.outputs[0].uses())
-    maker = _past_qdq(node.inputs[0])
+    maker = past_qdq(node.inputs[0])
     linear = ("Conv", "Gemm", "MatMul", "Add", "ConvTranspose", "BatchNormalization")
     return maker is not None and maker.op_type in linear
 
@@ -133,7 +134,7 @@ def _bias(node: ir.Node) -> bool:
     if len(values) != 2 or len(constants) != 1 or elements(constants[0]) != _last(node):
         return False
     (data,) = (v for v in values if v is not constants[0])
-    maker = _past_qdq(data)
+    maker = past_qdq(data)
     return maker is not None and maker.op_type == "MatMul"
 
 
@@ -141,7 +142,8 @@ def _last(node: ir.Node) -> int:
     return (ir.dims(node.outputs[0]) or (0,))[-1] or 0
 
 
-def _past_qdq(value: ir.Value) -> ir.Node | None:
+def past_qdq(value: ir.Value) -> ir.Node | None:
+    """What makes a value, conversions aside; None for inputs and constants."""
     maker = value.producer()
     while maker is not None and maker.op_type in ("QuantizeLinear", "DequantizeLinear"):
         first = maker.inputs[0]

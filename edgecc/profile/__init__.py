@@ -27,6 +27,10 @@ class OperatorTime:
             microseconds, of which a median would keep no fraction).
         share: of the sum over all operators, 0 to 1.
         source: whose kernel and clock it is: "xnnpack", "builtin" or "ort".
+        macs, bytes: multiply-accumulates, and bytes read and written, of the operator of the file that it executes;
+            None where the runtime does not tell which one that is (`edgecc.profile.work`).
+        bound: "compute" or "memory", whichever would take longer at the highest rates that the file reaches; "neither"
+            where both would take less than a quarter of the time; empty where not known.
     """
 
     index: int
@@ -35,6 +39,9 @@ class OperatorTime:
     us: float
     share: float
     source: str
+    macs: int | None = None
+    bytes: int | None = None
+    bound: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,15 +88,21 @@ class Profile:
 
     def tables(self, limit: int | None = 20, title: str = "") -> list[Table | str]:
         """What a terminal shows: the whole, then the slowest operators."""
-        from edgecc.report.tables import profile_tables
+        from edgecc.report.measured import profile_tables
 
         return profile_tables(self, limit, title)
 
     def table(self, limit: int | None = 20) -> str:
         """The figures as plain text: one line for the whole, then the slowest operators."""
-        from edgecc.report.tables import profile_lines
+        from edgecc.report.measured import profile_lines
 
         return "\n".join(profile_lines(self, limit))
+
+    def page(self, title: str) -> str:
+        """One self-contained HTML page."""
+        from edgecc.report.page import profile_page
+
+        return profile_page(self, title)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON takes it."""
@@ -132,8 +145,10 @@ def profile_artifact(
     operators: bool = True,
     input_shape: dict[str, tuple[int, ...]] | None = None,
 ) -> Profile:
-    """Measures one file on this machine: see `edgecc.profile.local.profile_all`."""
+    """Measures one file on this machine: see `edgecc.profile.local.profile_all`; a path's operators with their work."""
     from edgecc.profile.local import Job, profile_all
+    from edgecc.profile.work import with_work
 
     job = Job(artifact, operators=operators, input_shape=input_shape or {})
-    return profile_all({"": job}, runs=runs, threads=threads)[""]
+    found = profile_all({"": job}, runs=runs, threads=threads)[""]
+    return with_work(found, Path(artifact), input_shape) if isinstance(artifact, (str, Path)) else found

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgecc.errors import UsageError
+from edgecc.profile import Profile
+from edgecc.profile.work import with_work
 
 if TYPE_CHECKING:
     from edgecc.report.terminal import Table
@@ -29,6 +31,10 @@ class Found(Protocol):
 
     def tables(self, limit: int | None = 20, title: str = "") -> list[Table | str]:
         """What a terminal shows: at most `limit` operators, all if None."""
+        ...
+
+    def page(self, title: str) -> str:
+        """One self-contained HTML page."""
         ...
 
 
@@ -78,4 +84,5 @@ def profile_on(
     if not path.is_file():
         raise UsageError("there is no such file", node=str(path))
     module = cast(Device, import_module(SCHEMES[scheme]))
-    return module.profile(path, place, runs=runs, threads=threads, input_shape=input_shape or {})
+    found = module.profile(path, place, runs=runs, threads=threads, input_shape=input_shape or {})
+    return with_work(found, path, input_shape) if isinstance(found, Profile) else found

@@ -100,6 +100,12 @@ class Emulated:
 
         return emulated_tables(self, limit, title)
 
+    def page(self, title: str) -> str:
+        """One self-contained HTML page."""
+        from edgecc.report.page import emulated_page
+
+        return emulated_page(self, title)
+
 
 def profile(
     path: Path,

@@ -40,6 +40,7 @@ class OperatorPrediction:
         macs: multiply-accumulates.
         moved: elements of activations read and written.
         weights: elements of constants.
+        bytes: of both, in the types of the precision.
         bound: what takes most of its time: "compute", "memory" or "overhead".
     """
 
@@ -51,6 +52,7 @@ class OperatorPrediction:
     macs: int
     moved: int
     weights: int
+    bytes: int
     bound: str
 
 
@@ -128,7 +130,7 @@ def predict_layers(layers: Sequence[Layer], device: Target, *, runtime: str, pre
         notes = (*notes, f"scaled from {spec.ghz:g} GHz ({spec.board}) to {ghz:g} GHz by the clock")
         error = max(error, _OTHER_CLOCK)
         grade = CLOCK_ONLY if grade in (CALIBRATED, SCALED) else grade
-    rows = _operators(layers, spec, ghz)
+    rows = _operators(layers, spec, ghz, precision)
     ms = sum(row.ms for row in rows)
     low = ms / 2 if error >= _FACTOR_OF_TWO else ms * (1 - error)
     return Prediction(
@@ -267,10 +269,18 @@ def _board(device: Target) -> str:
     return device.name if device.board is None else device.boards[device.board].description
 
 
+# Bytes of an activation and of an element of a constant; `mixed` counts as int8, which most of it is.
+_WIDTHS: Mapping[str, tuple[float, float]] = {
+    "fp32": (4, 4), "fp16": (4, 2), "dynamic": (4, 1), "int8": (1, 1), "int16x8": (2, 1), "int4": (1, 0.5),
+    "mixed": (1, 1),
+}  # fmt: skip
 _COMPUTE = frozenset({"conv1x1", "conv3x3", "conv3x3_odd", "conv", "depthwise", "grouped", "fc", "written"})
 
 
-def _operators(layers: Sequence[Layer], spec: LatencySpec, ghz: float) -> tuple[OperatorPrediction, ...]:
+def _operators(
+    layers: Sequence[Layer], spec: LatencySpec, ghz: float, precision: str
+) -> tuple[OperatorPrediction, ...]:
+    moved, weights = _WIDTHS.get(precision, (1, 1))
     costs = []
     for layer in layers:
         parts = {"compute": 0.0, "memory": 0.0, "overhead": 0.0}
@@ -282,7 +292,7 @@ def _operators(layers: Sequence[Layer], spec: LatencySpec, ghz: float) -> tuple[
     return tuple(
         OperatorPrediction(
             i, layer.name, layer.op_type, sum(parts.values()), sum(parts.values()) / total, layer.macs, layer.moved,
-            layer.weights, max(parts, key=lambda p: parts[p]),
+            layer.weights, round(layer.moved * moved + layer.weights * weights), max(parts, key=lambda p: parts[p]),
         )
         for i, (layer, parts) in enumerate(zip(layers, costs, strict=True))
     )  # fmt: skip

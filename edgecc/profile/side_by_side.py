@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from edgecc.errors import EdgeccError, UnsupportedError, UsageError
 from edgecc.target import Target
 
 if TYPE_CHECKING:
+    from edgecc.micro import MemoryFacts
     from edgecc.profile.npu import NpuFigures
     from edgecc.profile.predict import Prediction
     from edgecc.report.terminal import Table
@@ -24,11 +25,13 @@ class SideBySide:
         computed: by the compiler of a target's NPU.
         predictions: for the other targets.
         missing: target -> why there is no figure.
+        memory: target -> what TFLite Micro takes there, predicted; of .tflite files.
     """
 
     computed: tuple[NpuFigures, ...]
     predictions: tuple[Prediction, ...]
     missing: Mapping[str, str]
+    memory: Mapping[str, MemoryFacts] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON takes it."""
@@ -36,26 +39,29 @@ class SideBySide:
             "computed": [f.to_dict() for f in self.computed],
             "predictions": [p.to_dict() for p in self.predictions],
             "missing": dict(self.missing),
+            "memory": {name: asdict(facts) for name, facts in self.memory.items()},
         }
 
     def tables(self, limit: int | None = 20, title: str = "") -> list[Table | str]:
         """Targets side by side: those of one tier in a table, and why others have no figure."""
+        from edgecc.micro import excess
+        from edgecc.report.memory import fact_lines
         from edgecc.report.npu import npu_tables
         from edgecc.report.predictions import prediction_tables
 
         items: list[Table | str] = [] if not self.computed else npu_tables(self.computed, limit, title)
         items += [] if not self.predictions else prediction_tables(self.predictions, limit, title)
-        return [*items, *(f"{name}: no figure: {reason}" for name, reason in self.missing.items())]
+        items += [f"{name}: no figure: {reason}" for name, reason in self.missing.items()]
+        for name, facts in self.memory.items():
+            items += [f"{name}: {line}" for line in fact_lines(facts)]
+            items += [f"{name}: does not fit: {line}" for line in excess(facts, name) if line]
+        return items
 
     def page(self, title: str) -> str:
         """One self-contained HTML page."""
-        from edgecc.report.predictions import latency_page
+        from edgecc.report.page import figures_page
 
-        charts = [(f"{f.target}: {f.tier}", [(o.name, o.ms) for o in f.operators]) for f in self.computed] + [
-            (f"{p.target}: {p.tier}, {p.grade}", [(o.name, o.ms) for o in p.operators])
-            for p in self.predictions
-        ]
-        return latency_page(self.tables(None, title), charts, title)
+        return figures_page(self, title)
 
 
 def side_by_side(
@@ -91,6 +97,17 @@ def side_by_side(
         except (UnsupportedError, UsageError) as error:  # about this target; a damaged file concerns all
             missing[device.board or device.name] = str(error)
             first = first or error
-    if first is not None and not computed and not predictions:
+    memory = _memory(path, devices)
+    if first is not None and not (computed or predictions or memory):
         raise first
-    return SideBySide(tuple(computed), tuple(predictions), missing)
+    return SideBySide(tuple(computed), tuple(predictions), missing, memory)
+
+
+def _memory(path: Path, devices: Sequence[Target]) -> dict[str, MemoryFacts]:
+    from edgecc.micro import file_facts, runs_in_micro
+
+    chosen = [device for device in devices if runs_in_micro(device, "tflite")]
+    if path.suffix != ".tflite" or not path.is_file() or not chosen:
+        return {}
+    data = path.read_bytes()
+    return {device.board or device.name: file_facts(data, device) for device in chosen}

@@ -12,7 +12,9 @@ def emulated_tables(found: Emulated, limit: int | None = 20, title: str = "") ->
     whose = [d.against for d in found.levels[0].differences]
     headings = ("level", *(f"against {name}" for name in whose), ">instructions", ">int8 products", ">fmla")
     items: list[Table | str] = [Table(title, headings, [_row(each) for each in found.levels])]
-    items.append(f"{found.runtime} {found.runtime_version}, {found.samples} samples; {found.tier}")
+    items.append(
+        f"{found.runtime} {found.runtime_version}, {found.samples} sample{'s' * (found.samples != 1)}; {found.tier}"
+    )
     if found.bit_identical is not None:
         items.append(
             "bit-identical on all levels" if found.bit_identical else "the levels do not answer alike"
@@ -62,9 +64,10 @@ def _functions(found: LevelFound, limit: int | None) -> Table:
         for f in chosen
     ]
     headings = ("function", ">instructions", ">share", *(f">{name}" for name in found.count.products))
+    count = len(found.count.functions)
+    which = "all" if len(chosen) == count else f"the {len(chosen)} of"
     return Table(
-        f"{found.level}: the {len(chosen)} of {len(found.count.functions)} functions of the runtime's library"
-        " that execute most",
+        f"{found.level}: {which} {count} functions of the runtime's library, those that execute most first",
         headings,
         rows,
     )

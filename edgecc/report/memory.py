@@ -21,15 +21,16 @@ def memory_lines(artifact: ArtifactFacts) -> list[str]:
         lines.append(
             f"TFLite Micro needs an arena of {artifact.arena_bytes:,} bytes of RAM on this machine{beside}"
         )
-    if facts is None:
-        return lines
-    lines.append(
+    return lines if facts is None else [*lines, *fact_lines(facts)]
+
+
+def fact_lines(facts: MemoryFacts) -> list[str]:
+    """Predicted, peak and limits."""
+    lines = [
         f"predicted for {facts.basis}: an arena of {facts.arena_bytes:,} bytes{_of(facts.ram_bytes, facts.board)},"
-        f" {facts.head_bytes:,} for tensors and {facts.tail_bytes:,} for structures and parameters"
-    )
-    lines.append(
-        f"{facts.flash_bytes:,} bytes of flash{_of(facts.flash_limit, facts.board)}, and the runtime's code"
-    )
+        f" {facts.head_bytes:,} for tensors and {facts.tail_bytes:,} for structures and parameters",
+        f"{facts.flash_bytes:,} bytes of flash{_of(facts.flash_limit, facts.board)}, and the runtime's code",
+    ]
     if facts.given_order_bytes is not None:
         lines.append(
             f"operators were put into another order: {facts.given_order_bytes:,} bytes for tensors without it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgecc.report.tables import milliseconds, percent, short
+from edgecc.report.tables import milliseconds, percent, short, slowest_first
 from edgecc.report.terminal import Table
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _operator_table(found: Sequence[NpuFigures], limit: int | None) -> Table:
             ]
         rows.append(cells)
     columns = [h for f in found for h in (f">{f.target}, cycles", ">latency", ">share", "bound by")]
-    heading = f"slowest {len(rows)} of {len(first.operators)} operators"
+    heading = slowest_first(len(rows), len(first.operators))
     return Table(heading, (">#", "name", "operator", ">MACs", *columns), rows)
 
 

@@ -9,7 +9,7 @@ from edgecc.fidelity import MAX_SQNR_DB, BitTrue, Fidelity
 from edgecc.profile import Profile
 from edgecc.report.memory import memory_lines
 from edgecc.report.schema import ArtifactFacts, Island, Report
-from edgecc.report.terminal import Table, clean, plain_lines
+from edgecc.report.terminal import Table
 
 if TYPE_CHECKING:
     from edgecc.pack.files import PackedFile
@@ -252,27 +252,11 @@ def worst_layers(fidelity: Fidelity, title: str = "layers that lose most by them
     return [Table(title, headings, cells)] if cells else []
 
 
-def profile_tables(profile: Profile, limit: int | None = 20, title: str = "") -> list[Table | str]:
-    """The whole network in a line, then its slowest operators: what `profile` prints."""
-    items: list[Table | str] = [
-        f"{milliseconds(profile.typical_ms)} ({_spread(profile)}fastest {milliseconds(profile.min_ms)};"
-        f" {profile.runs} runs),"
-        f" file {size_text(profile.size_bytes)}, memory {size_text(profile.memory_bytes)}",
-        conditions(profile),
-        *profile.notes,
-    ]
-    slowest = sorted(profile.operators, key=lambda o: -o.us)[:limit]
-    if slowest:
-        rows = [[str(o.index), o.name, o.type, f"{o.us:.1f}", percent(o.share), o.source] for o in slowest]
-        heading = title or f"slowest {len(slowest)} of {len(profile.operators)} operators"
-        items.append(Table(heading, (">#", "name", "kernel", ">us", ">share", "clock"), rows))
-    return items
-
-
-def _spread(profile: Profile) -> str:
-    if profile.p10_ms is not None and profile.p90_ms is not None:
-        return f"p10 {milliseconds(profile.p10_ms)}, p90 {milliseconds(profile.p90_ms)}, "
-    return "mean, " if profile.median_ms is None else "median, "
+def slowest_first(shown: int, count: int) -> str:
+    """Heading of a table of operators."""
+    return (
+        f"all {count} operators, slowest first" if shown == count else f"slowest {shown} of {count} operators"
+    )
 
 
 def packed_lines(found: PackedFile) -> list[Table | str]:
@@ -287,12 +271,6 @@ def packed_lines(found: PackedFile) -> list[Table | str]:
         )
     ]
     return [Table(found.source, ("", ">size", ">packed", ">times smaller"), rows), f"wrote {found.file}"]
-
-
-def profile_lines(profile: Profile, limit: int | None = 20) -> list[str]:
-    """`profile_tables` as plain lines."""
-    items = profile_tables(profile, limit)
-    return [line for i in items for line in ([clean(i)] if isinstance(i, str) else plain_lines(i))]
 
 
 def conditions(profile: Profile) -> str:
