@@ -13,6 +13,7 @@ from edgecc.analysis.channel_problem import Axis
 from edgecc.analysis.channels import ChannelGroup, Channels
 from edgecc.calibration import moments as mo
 from edgecc.passes._elimination import Elimination
+from edgecc.passes._refit import fits_bias
 from edgecc.passes._scores import channel_bits
 from edgecc.passes._weights import rows, unrows
 from edgecc.quant.int4 import input_axis
@@ -126,7 +127,7 @@ def reconstruction(evidence: Evidence, group: ChannelGroup) -> Curve | None:
         assert array is not None
         found[node] = Elimination.of(
             rows(node, array),
-            evidence.moments[node].second[0],
+            mo.trusted(evidence.moments[node], centred=fits_bias(node))[0],
             _blocks(evidence.channels, group, node),
             evidence.damping,
         )

@@ -30,6 +30,12 @@ def refittable(node: ir.Node, max_fan_in: int) -> bool:
     )
 
 
+def fits_bias(node: ir.Node) -> bool:
+    """Whether the layer's bias takes up what changes on average."""
+    bias = rules.bias_of(node)
+    return bias is not None and len(bias.uses()) == 1
+
+
 def refit(
     model: ir.Model,
     original: ir.Model,
@@ -44,7 +50,7 @@ def refit(
 
     Minimises E|W z - W' x|^2 + damping |W' - W''|^2 with W, z weights and inputs in the original, x the inputs now
     and W'' the weights now; where there is a bias, it takes the mean. (He et al. 2017, arXiv:1707.06168, section 3.1,
-    for one layer on the inputs of the original.)
+    for one layer on the inputs of the original.) Of few columns correlations are shrunk (`moments.shrinkage`).
 
     Args:
         model, original: the changed network and the one whose answers are wanted.
@@ -76,12 +82,16 @@ def _fit(node: ir.Node, before: ir.Node, kept: ir.Array, moments: PairedMoments,
     start = rows(node, array).astype(np.float64)
     target = rows(before, wanted)[kept].astype(np.float64)
     second, cross = moments.second[0], moments.cross[0]
-    shifts = bias is not None and len(bias.uses()) == 1
+    shifts = fits_bias(node)
     if shifts:
         second = second - np.outer(moments.mean[0], moments.mean[0])
         cross = cross - np.outer(moments.mean_before[0], moments.mean[0])
     ridge = damping * max(float(np.diag(moments.second[0]).mean()), 1e-12)
-    fitted = np.linalg.solve(second + ridge * np.eye(len(second)), (target @ cross + ridge * start).T).T
+    # As far as correlations of few columns cannot be trusted, the weights stay what they are.
+    few = float(mo.shrinkage(second[None], moments.count)[0])
+    pull = few * np.diag(second) + ridge
+    found = (1 - few) * (target @ cross) + pull * start
+    fitted = np.linalg.solve((1 - few) * second + np.diag(pull), found.T).T
     store(weight, unrows(node, fitted, array))
     if shifts:
         assert bias is not None

@@ -70,22 +70,14 @@ def magnitude(layer: Weights, cut: Cut) -> Scores:
 def damped(layer: Weights, moments: Moments, damping: float) -> ir.Array:
     """Moments about the mean if a bias takes that, (groups, fan_in, fan_in) float64, as far as they can be trusted.
 
-    Few columns seem more correlated than the inputs are, so correlations are shrunk towards none (oracle approximating
-    shrinkage, Chen et al. 2010, equation 23, on the correlation matrix); a share `damping` of the mean diagonal is
-    added to the diagonal.
+    A share `damping` of the mean diagonal is added to the diagonal.
     """
-    second = moments.second
-    ridge = damping * np.maximum(np.diagonal(second, axis1=1, axis2=2).mean(axis=1), 1e-12)
-    if layer.bias is not None:
-        second = second - moments.mean[:, :, None] * moments.mean[:, None, :]
-    size, eye = second.shape[1], np.eye(second.shape[1])
-    spread = np.sqrt(np.maximum(np.diagonal(second, axis1=1, axis2=2), 1e-30))
-    squares = ((second / (spread[:, :, None] * spread[:, None, :])) ** 2).sum(axis=(1, 2))
-    few = moments.count + 1 - 2 / size
-    with np.errstate(divide="ignore"):
-        shrunk = ((1 - 2 / size) * squares + size**2) / (few * np.maximum(squares - size, 0.0))
-    shrunk = np.clip(shrunk, 0.0, 1.0)[:, None, None]
-    return np.asarray(second * np.where(eye > 0, 1.0, 1.0 - shrunk) + ridge[:, None, None] * eye)
+    from edgecc.calibration.moments import trusted
+
+    diagonal = np.diagonal(moments.second, axis1=1, axis2=2).mean(axis=1)
+    ridge = damping * np.maximum(diagonal, 1e-12)
+    second = trusted(moments, centred=layer.bias is not None)
+    return np.asarray(second + ridge[:, None, None] * np.eye(second.shape[1]))
 
 
 def hessian(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -26,6 +25,7 @@ from edgecc.target import CostSpec
 _GOALS = {"max_macs": "macs", "max_size": "size", "max_latency": "latency"}
 _UNITS = {"max_macs": COUNTS, "max_size": SIZES, "max_latency": COUNTS}
 _PROBED = 32  # samples on which it is measured what a group is worth
+Sample = Mapping[str, ir.Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +99,11 @@ class PruneChannels(Pass):
         data = None if ctx.data is None else list(mo.spread(ctx.data, self.samples))
         with threadpool_limits(1, user_api="blas"):
             layers = [n for n in model.graph if refittable(n, self.max_fan_in)]
+            seen, held_out = _parted(data or [])
             moments = (
-                {}
-                if data is None
-                else dict(mo.collect_moments(model, data, layers, columns=self.columns, seed=ctx.seed))
+                dict(mo.collect_moments(model, seen, layers, columns=self.columns, seed=ctx.seed))
+                if seen
+                else {}
             )
             evidence = ci.Evidence(model, channels, data, layers, moments, max(self.damping, 1e-4), ctx.seed)
             curves, silent = ci.curves(evidence, self.criterion)
@@ -116,8 +117,7 @@ class PruneChannels(Pass):
                 self._silent(group, tally)
             factors = [1.0] * len(curves)
             if data is not None and self.scope == "global":
-                some = list(islice(data, 0, None, max(1, len(data) // _PROBED)))
-                factors = ci.sensitivities(model, curves, some)
+                factors = ci.sensitivities(model, curves, held_out)
             removed = self._choose(model, ctx, channels, curves, factors)
             if removed:
                 self._remove(evidence, removed)
@@ -225,6 +225,15 @@ class PruneChannels(Pass):
         before = {node.outputs[0].name: node for node in original.graph}
         pairs = [(n, before[n.outputs[0].name], rows[n]) for n in evidence.layers]
         refit(model, original, data, pairs, damping=self.damping, columns=self.columns, seed=evidence.seed)
+
+
+def _parted(data: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Samples to fit to, and others on which it is measured what that is worth; few samples are both."""
+    every = max(4, len(data) // _PROBED)
+    if len(data) < 2 * every:
+        return list(data), list(data[:_PROBED])
+    held_out = list(data[every - 1 :: every])[:_PROBED]
+    return [s for i, s in enumerate(data) if i % every != every - 1], held_out
 
 
 def _whole(count: int, share: float, step: int) -> int:

@@ -42,6 +42,34 @@ class Moments:
     count: int
 
 
+def shrinkage(second: ir.Array, count: int) -> ir.Array:
+    """How far correlations are to be shrunk towards none, 0 to 1 for each group.
+
+    Few columns seem more correlated than the inputs are. Oracle approximating shrinkage: Chen et al. 2010, "Shrinkage
+    algorithms for MMSE covariance estimation", equation 23, on the correlation matrix.
+
+    Args:
+        second: (groups, size, size), moments.
+        count: of the columns that they are the mean of.
+    """
+    size = second.shape[1]
+    spread = np.sqrt(np.maximum(np.diagonal(second, axis1=1, axis2=2), 1e-30))
+    squares = ((second / (spread[:, :, None] * spread[:, None, :])) ** 2).sum(axis=(1, 2))
+    few = count + 1 - 2 / size
+    with np.errstate(divide="ignore"):
+        shrunk = ((1 - 2 / size) * squares + size**2) / (few * np.maximum(squares - size, 0.0))
+    return np.asarray(np.clip(shrunk, 0.0, 1.0))
+
+
+def trusted(moments: Moments, *, centred: bool) -> ir.Array:
+    """Second moments, about the mean if `centred`, as far as they can be trusted: (groups, fan_in, fan_in) float64."""
+    second = moments.second
+    if centred:
+        second = second - moments.mean[:, :, None] * moments.mean[:, None, :]
+    shrunk = shrinkage(second, moments.count)[:, None, None]
+    return np.asarray(second * np.where(np.eye(second.shape[1]) > 0, 1.0, 1.0 - shrunk))
+
+
 def objection(node: ir.Node) -> str | None:
     """Why the inputs of a Conv, Gemm or MatMul cannot be taken apart into columns, or None."""
     if node.op_type not in ("Conv", "Gemm", "MatMul"):
