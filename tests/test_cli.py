@@ -602,6 +602,19 @@ def test_profile_predicts_for_targets_that_are_not_here(cli: Cli, tmp_path: Path
     assert cli("profile", CNN, "--html", page).code == 2
 
 
+def test_pages_and_boards_that_cannot_be_written_are_wrong_use(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for page in (tmp_path / "file" / "p.html", tmp_path):
+        found = cli("profile", CNN, "--target", "cortex-m7", "--html", page)
+        assert found.code == 2, found.err
+        assert str(tmp_path) in found.err
+    found = cli("profile", CNN, "--device", "ssh://nowhere.invalid", "--html", tmp_path / "p.html")
+    assert (found.code, "--html" in found.err) == (2, True)  # not measured without the page
+    (tmp_path / "m.csv").write_text(f"model,latency_ms\n{CNN},5.0\n")
+    found = cli("calibrate", "--target", "rpi4", tmp_path / "m.csv", "-o", tmp_path / "file" / "b.toml")
+    assert found.code == 2, found.err
+
+
 def test_calibrate_makes_a_target(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(f"model,latency_ms\n{CNN},5.0\n")
     made = tmp_path / "board.toml"
