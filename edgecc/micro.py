@@ -99,7 +99,7 @@ def _facts(artifact: Artifact, target: Target) -> MemoryFacts:
 
 
 def _network(artifact: Artifact) -> FlatNetwork:
-    from edgecc.tflite.reader import read_network
+    from edgecc.tflite.flat import read_network
 
     return read_network(artifact.content())
 

@@ -24,8 +24,8 @@ from edgecc.profile.predict import predict, predict_file
 from edgecc.profile.recalibrate import Measured, read_measured, refit, target_text
 from edgecc.profile.side_by_side import SideBySide
 from edgecc.report.predictions import prediction_tables
-from edgecc.simulate.graph import read_graph
 from edgecc.target import LatencySpec, Target, target
+from edgecc.tflite.reader import read_graph
 
 Parse = Callable[..., ModelProto]
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgecc.analysis.workload import Layer, kind_of
 
 if TYPE_CHECKING:
-    from edgecc.simulate.graph import Graph, Operator, Tensor
+    from edgecc.tflite.reader import Graph, Operator, Tensor
 
 _EXPONENTIAL = frozenset(
     {"LOGISTIC", "SOFTMAX", "LOG_SOFTMAX", "TANH", "EXP", "GELU", "LOCAL_RESPONSE_NORMALIZATION"}
@@ -25,11 +25,15 @@ _WEIGHTS: Mapping[str, int] = {"TRANSPOSE_CONV": 1, "CONV_3D_TRANSPOSE": 1}
 def layers_of_graph(graph: Graph) -> list[Layer]:
     """One layer an operator, in the order of execution, named by what it writes; a symbolic batch counts as 1."""
     found = []
+    held = {t.index for t in graph.tensors if t.data is not None or t.constant}
     for op in graph.operators:
-        reads = [t for t in op.inputs if t is not None and t.data is None]
+        given = [t for t in op.inputs if t is not None]
+        reads = [t for t in given if t.index not in held]
+        if given and not reads:  # runs once: weights that are made dense or real
+            held |= {t.index for t in op.outputs}
         if op.code in _FREE or not reads:
             continue
-        constants = [t for t in op.inputs if t is not None and t.data is not None]
+        constants = [t for t in given if t.index in held]
         moved = sum(_size(t) for t in (*reads, *op.outputs))
         name = op.outputs[0].name if op.outputs else op.code
         weights = sum(_size(t) for t in constants)

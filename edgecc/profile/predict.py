@@ -206,7 +206,7 @@ def before_and_after(
 
 def _predict_tflite(data: bytes, device: Target, precision: str | None) -> Prediction:
     from edgecc.analysis.tflite_workload import layers_of_graph, precision_of_graph
-    from edgecc.simulate.graph import read_graph
+    from edgecc.tflite.reader import read_graph
 
     graph = read_graph(data)
     runtime = device.runtimes.get("tflite", "LiteRT")

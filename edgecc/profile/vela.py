@@ -13,8 +13,8 @@ from pathlib import Path
 from edgecc.errors import EdgeccError, Finding, ModelError, UnsupportedError, UsageError
 from edgecc.profile.npu import NpuFigures, NpuOperator
 from edgecc.profile.vela_files import Row, cpu_reasons, operator_rows, read_summary
-from edgecc.simulate.graph import Operator, read_graph
 from edgecc.target import Target, VelaSpec
+from edgecc.tflite.reader import Operator, read_graph
 
 PACKAGE = "ethos-u-vela"
 INSTALL = "pip install 'edgecc[ethos]'"
