@@ -61,8 +61,12 @@ class MemoryFacts:
 
 def runs_in_micro(target: Target, form: str) -> bool:
     """Whether the target runs the format in TFLite Micro, with kernels whose memory is known."""
-    runtime = runtime_id(target.runtimes.get(form, "LiteRT")) if form == "tflite" else None
-    return runtime == MICRO and target.micro_kernels != "vela"
+    return is_micro(target, form) and target.micro_kernels != "vela"
+
+
+def is_micro(target: Target, form: str) -> bool:
+    """Whether the target runs the format in TFLite Micro, whose kernels here are not those of the device."""
+    return form == "tflite" and runtime_id(target.runtimes.get(form, "LiteRT")) == MICRO
 
 
 def machine_of(target: Target) -> Machine:
@@ -208,6 +212,7 @@ def known_boards() -> Iterator[Board]:
 __all__ = [
     "Memory",
     "MemoryFacts",
+    "is_micro",
     "known_boards",
     "machine_of",
     "memory_facts",

@@ -28,6 +28,7 @@ from edgecc.report.npu import figure_line
 from edgecc.report.tables import report_tables
 from edgecc.target import Target, read_target, target
 from edgecc.tflite import npu
+from edgecc.tflite.reader import Operator
 
 try:
     metadata.version("ethos-u-vela")
@@ -256,6 +257,10 @@ def test_without_vela_it_is_said(
     found = cli("profile", path, "--target", "ethos-u55-128")
     assert found.code == 2
     assert "edgecc[ethos]" in found.err
+
+
+def test_operators_without_results_have_no_name() -> None:
+    assert vela._name(Operator("ASSIGN_VARIABLE", 0, (), (), None)) == ""
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -69,6 +69,15 @@ def test_a_program_is_told_and_heard(connected: int) -> None:
     assert visitor.ended(*found) == "why (exit code 3)"
 
 
+def test_a_program_whose_words_nobody_takes_is_ended(connected: int) -> None:
+    def gone(line: bytes) -> None:
+        raise BrokenPipeError
+
+    program = "import time; print('x', flush=True); time.sleep(10)"
+    with pytest.raises(BrokenPipeError):  # it was waited for, and without a limit
+        visitor.watched([sys.executable, "-c", program], time.monotonic() + 60, gone, b"go\n")
+
+
 @pytest.mark.parametrize("shell", ["sh", "dash", "bash", "zsh", "csh", "tcsh", "fish"])
 def test_every_login_shell_reads_the_command_alike(shell: str) -> None:
     if shutil.which(shell) is None:
@@ -144,6 +153,7 @@ def test_an_answer_becomes_a_profile() -> None:
         ((b'{"done": true}',), "latency"),
         ((*LINES, b'{"latency": ["x"], "done": true}'), "float"),
         ((*LINES, b'{"latency": [], "done": true}'), "index"),
+        ((*LINES, b'{"memory": Infinity, "done": true}'), "infinity"),
         ((*LINES, b'{"events": [5], "done": true}'), "int"),
         ((*LINES, b"[" * 10**5, b'{"latency": 5, "done": true}'), "iterable"),
     ],

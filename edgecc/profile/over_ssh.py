@@ -163,7 +163,7 @@ def profile(
         _refuse(where, answer, code, errors)
     try:
         return _profile(answer, kind, threads, path.stat().st_size)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise EdgeccError(f"it does not answer as it should: {error}", node=where.host) from error
 
 
@@ -190,8 +190,8 @@ def _visit(where: Place, request: dict[str, Any], files: list[Path]) -> tuple[_A
         # The program there keeps to the limit, too; this is for one that is not heard of any more.
         watchdog = threading.Timer(where.timeout + 30, process.kill)
         watchdog.start()
+        assert process.stdin is not None and process.stdout is not None
         try:
-            assert process.stdin is not None and process.stdout is not None
             with suppress(BrokenPipeError):  # the answer or ssh tells why it ended
                 _send(process.stdin, request, files)
             heard, told = 0, process.stdout
@@ -206,6 +206,9 @@ def _visit(where: Place, request: dict[str, Any], files: list[Path]) -> tuple[_A
         finally:
             watchdog.cancel()
             process.kill()
+            for stream in (process.stdin, process.stdout):
+                with suppress(BrokenPipeError):  # what was not taken any more
+                    stream.close()
             process.wait()
         errors.seek(0)
         return answer, code, errors.read(1 << 16).decode(errors="replace")

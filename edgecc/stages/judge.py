@@ -13,7 +13,6 @@ from edgecc.errors import EdgeccError
 from edgecc.onnxfile import serialize
 from edgecc.stages.emit import Emitted
 from edgecc.stages.job import Job
-from edgecc.tflite.kernels import MICRO, runtime_id
 from edgecc.verdict import verdict
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def _profiled(job: Job, artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Pr
     from edgecc.profile.local import profile_all
 
     with job.stage("profile"):
-        timed = {f: Timed(a) for f, a in artifacts.items() if not _is_micro(job, f)}
+        timed = {f: Timed(a) for f, a in artifacts.items() if not micro.is_micro(job.target, f)}
         timed["original"] = Timed(_original(job), operators=False)
         failed: dict[str, EdgeccError] = {}
         found = profile_all(timed, threads=job.options.threads or 1, failed=failed)
@@ -135,11 +134,6 @@ def _profiled(job: Job, artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Pr
     if "onnx" in found and job.precision == "int8" and job.target.activation_dtype == "int8":
         found["onnx"] = replace(found["onnx"], notes=(*found["onnx"].notes, *x86_notes()))
     return {form: found[form] for form in artifacts if form in found}, found.get("original")
-
-
-def _is_micro(job: Job, form: str) -> bool:
-    """Whether the target runs it in TFLite Micro, whose kernels here are not those of the device."""
-    return form == "tflite" and runtime_id(job.target.runtimes.get(form, "LiteRT")) == MICRO
 
 
 def _original(job: Job) -> Artifact | Path:
