@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import msgspec
 import pytest
+from conftest import needs_vela
 
 import edgecc
 from edgecc import vendor
@@ -29,13 +30,6 @@ from edgecc.report.tables import report_tables
 from edgecc.target import Target, read_target, target
 from edgecc.tflite import npu
 from edgecc.tflite.reader import Operator
-
-try:
-    metadata.version("ethos-u-vela")
-    INSTALLED = True
-except metadata.PackageNotFoundError:
-    INSTALLED = False
-needs_vela = pytest.mark.skipif(not INSTALLED, reason="Arm's Vela is not installed (edgecc[ethos])")
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 CNN = MODELS / "digits_cnn.onnx"

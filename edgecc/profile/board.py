@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecc.errors import UsageError
+from edgecc.options import make_options
 from edgecc.output import check_output, write_file
 from edgecc.profile.measure_networks import measured_rows
 from edgecc.profile.recalibrate import Measured, refit, target_text
@@ -74,11 +75,12 @@ def calibrate_board(
         ghz: the board's clock; None: the target's.
 
     Raises:
-        UsageError: `path` is no .toml or cannot be written, or the files are not what is wanted.
+        UsageError: no such precision, `path` is no .toml or cannot be written, or the files are not what is wanted.
         EdgeccError: a network cannot be measured, or the target has no rates to begin with.
     """
     if path.suffix != ".toml":
         raise UsageError("the name of a target file ends in .toml", node="--output")
+    make_options({"precision": precision})  # which refuses what is none
     check_output(path.parent)  # before anything is measured
     base = find_target(target)
     rows = measured_rows(files, device, target=target, precision=precision, runtime=runtime)

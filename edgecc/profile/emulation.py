@@ -107,7 +107,7 @@ def cache() -> Path:
 
 
 def machine() -> Machine:
-    """The emulated machine, made where it is not there yet (half a minute, 400 MB).
+    """The emulated machine, made where it is not there yet (half a minute, 250 MB).
 
     It is made in a folder of its own and renamed when it is complete: who comes second throws his away.
 

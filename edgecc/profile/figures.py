@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgecc.errors import UsageError
+from edgecc.options import make_options
 from edgecc.output import check_output, write_file
 from edgecc.profile import profile_artifact
 from edgecc.profile.devices import Found, profile_on
@@ -41,9 +42,11 @@ def figures(
         page: figures of targets are written there as HTML, too.
 
     Raises:
-        UsageError: a page of what would be measured, or one that cannot be written.
+        UsageError: no such precision, a page of what would be measured, or one that cannot be written.
         EdgeccError: no figure can be told.
     """
+    if precision is not None:
+        make_options({"precision": precision})  # which refuses what is none
     measured = device is not None or runs is not None or not targets or _is_here(targets)
     if not measured:
         if page is not None:
