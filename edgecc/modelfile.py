@@ -6,9 +6,8 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import numpy as np
@@ -57,24 +56,43 @@ def read(source: Path | str | bytes | onnx.ModelProto | ir.Model) -> ir.Model:
 
 
 def data_files(path: Path) -> dict[str, Path]:
-    """The files beside an ONNX file that hold its weights, by the names that it gives them; checked as by `read`.
+    """The files beside an ONNX file that hold weights and constants of it, by their names there; checked as by `read`.
 
     A model that holds its weights itself is searched, not read.
 
     Raises:
         ModelError: as `read`.
     """
-    if not path.stat().st_size:
+    if not _mentions(path, b"location"):  # the key under which ONNX keeps the name of such a file
         return {}
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as whole:
-        if whole.find(b"location") < 0:  # the key under which ONNX keeps the name of such a file
-            return {}
-    return {
-        str(tensor.location): Path(tensor.path)
-        for graph in read(path).graphs()
-        for value in graph.initializers.values()
-        if isinstance(tensor := value.const_value, ir.ExternalTensor)
-    }
+    read(path)  # which refuses what leads elsewhere; small tensors, however, lie in memory then
+    proto = _parse(_read_bytes(path), str(path))
+    nodes = (node for function in proto.functions for node in function.node)
+    places = {Path(p) for p in (*_locations(proto.graph.node, proto.graph.initializer), *_locations(nodes))}
+    return {place.as_posix(): Path(os.path.abspath(path)).parent / place for place in sorted(places)}
+
+
+def _mentions(path: Path, word: bytes) -> bool:
+    """Whether a file holds a word; read a piece at a time, as mapped pages would count as memory."""
+    with path.open("rb") as file:
+        rest = b""
+        while piece := file.read(1 << 22):
+            if word in rest + piece:
+                return True
+            rest = piece[-len(word) :]
+    return False
+
+
+def _locations(nodes: Iterable[onnx.NodeProto], tensors: Iterable[onnx.TensorProto] = ()) -> Iterator[str]:
+    """Where tensors have their data, those in attributes and sub-graphs included."""
+    for tensor in tensors:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            yield from (entry.value for entry in tensor.external_data if entry.key == "location")
+    for node in nodes:
+        for attr in node.attribute:
+            yield from _locations((), [attr.t, *attr.tensors])
+            for graph in (attr.g, *attr.graphs):
+                yield from _locations(graph.node, graph.initializer)
 
 
 def identity(source: Path | str | bytes | onnx.ModelProto | ir.Model, model: ir.Model) -> tuple[str, int]:
@@ -87,10 +105,8 @@ def identity(source: Path | str | bytes | onnx.ModelProto | ir.Model, model: ir.
     if not isinstance(source, (str, Path)):
         data = source if isinstance(source, bytes) else serialize(model)
         return hashlib.sha256(data).hexdigest(), len(data)
-    tensors = [v.const_value for graph in model.graphs() for v in graph.initializers.values()]
-    beside = {Path(t.path) for t in tensors if isinstance(t, ir.ExternalTensor)}
     digest, size = hashlib.sha256(), 0
-    for path in (Path(source), *sorted(beside)):
+    for path in (Path(source), *data_files(Path(source)).values()):
         with path.open("rb") as file:
             while chunk := file.read(1 << 22):
                 digest.update(chunk)

@@ -13,7 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper, load, numpy_helper, save_model
 
 from edgecc import modelfile
 from edgecc.errors import EdgeccError
@@ -184,3 +186,32 @@ def test_a_model_that_holds_its_weights_is_not_read_before_it_is_sent(
     (tmp_path / "m.onnx").write_bytes(b"location")
     with pytest.raises(AssertionError):
         modelfile.data_files(tmp_path / "m.onnx")
+
+
+def test_weights_are_sent_once_and_never_in_place_of_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [helper.make_node("Add", ["x", "a"], ["h"]), helper.make_node("Add", ["h", "b"], ["y"])]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy"]
+    held = [numpy_helper.from_array(np.ones(4, np.float32), name) for name in "ab"]
+    made = helper.make_model(helper.make_graph(nodes, "g", ports[:1], ports[1:], held))
+    save_model(
+        made, tmp_path / "m.onnx", save_as_external_data=True, location="network.onnx", size_threshold=0
+    )
+    made = load(tmp_path / "m.onnx", load_external_data=False)
+    (place,) = (entry for entry in made.graph.initializer[0].external_data if entry.key == "location")
+    place.value = "./network.onnx"
+    (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
+    sent: dict[str, Path] = {}
+
+    def visit(_: Any, request: dict[str, Any], files: list[Path]) -> tuple[_Answer, int, str]:
+        sent.update(zip((name for name, _ in request["files"]), files, strict=True))
+        return answer(*LINES, b'{"done": true}'), 0, ""
+
+    monkeypatch.setattr(over_ssh, "_visit", visit)
+    over_ssh.profile(tmp_path / "m.onnx", "host", runs=None, threads=1, input_shape={})
+    assert {name: path.name for name, path in sent.items() if name.startswith("model/")} == {
+        "model/network.onnx": "network.onnx",
+        "model/network_.onnx": "m.onnx",
+    }
+    assert list(sent)[-1] == "model/network_.onnx"  # what is measured comes last

@@ -146,7 +146,10 @@ def profile(
         raise UsageError("threads and runs are at least 1")
     beside = {f"model/{name}": file for name, file in data_files(path).items()} if kind == "ort" else {}
     programs = {name: _RUNTIME / name for name in ("stopwatch.py", "machine.py")}
-    files = {**programs, **beside, f"model/network{path.suffix}": path}
+    network = f"model/network{path.suffix}"
+    while network in beside:
+        network = f"{network.removesuffix(path.suffix)}_{path.suffix}"
+    files = {**programs, **beside, network: path}
     request = {
         "runtime": kind,
         "version": metadata.version({"litert": "ai-edge-litert", "ort": "onnxruntime"}[kind]),
