@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgecc import ir
 from edgecc.errors import ModelError
-from edgecc.onnxfile import serialize
 
 # A protobuf message cannot be longer (protobuf's encoding guide, "size limits").
 _PROTOBUF_LIMIT = 2**31 - 1
@@ -42,10 +40,10 @@ def read(source: Path | str | bytes | onnx.ModelProto | ir.Model) -> ir.Model:
         if isinstance(source, onnx.ModelProto):
             proto = source
         elif isinstance(source, bytes):
-            proto = _parse(source, None)
+            proto = parse(source, None)
         else:
             path = Path(source)
-            proto = _parse(_read_bytes(path), str(path))
+            proto = parse(read_bytes(path), str(path))
             folder = Path(os.path.abspath(path)).parent
         _check_proto(proto.graph)
         with _quiet():
@@ -55,66 +53,12 @@ def read(source: Path | str | bytes | onnx.ModelProto | ir.Model) -> ir.Model:
     return model
 
 
-def data_files(path: Path) -> dict[str, Path]:
-    """The files beside an ONNX file that hold weights and constants of it, by their names there; checked as by `read`.
-
-    A model that holds its weights itself is searched, not read.
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a model file.
 
     Raises:
-        ModelError: as `read`.
+        ModelError: it is none that can be read.
     """
-    if not _mentions(path, b"location"):  # the key under which ONNX keeps the name of such a file
-        return {}
-    read(path)  # which refuses what leads elsewhere; small tensors, however, lie in memory then
-    proto = _parse(_read_bytes(path), str(path))
-    nodes = (node for function in proto.functions for node in function.node)
-    places = {Path(p) for p in (*_locations(proto.graph.node, proto.graph.initializer), *_locations(nodes))}
-    return {place.as_posix(): Path(os.path.abspath(path)).parent / place for place in sorted(places)}
-
-
-def _mentions(path: Path, word: bytes) -> bool:
-    """Whether a file holds a word; read a piece at a time, as mapped pages would count as memory."""
-    with path.open("rb") as file:
-        rest = b""
-        while piece := file.read(1 << 22):
-            if word in rest + piece:
-                return True
-            rest = piece[-len(word) :]
-    return False
-
-
-def _locations(nodes: Iterable[onnx.NodeProto], tensors: Iterable[onnx.TensorProto] = ()) -> Iterator[str]:
-    """Where tensors have their data, those in attributes and sub-graphs included."""
-    for tensor in tensors:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            yield from (entry.value for entry in tensor.external_data if entry.key == "location")
-    for node in nodes:
-        for attr in node.attribute:
-            yield from _locations((), [attr.t, *attr.tensors])
-            for graph in (attr.g, *attr.graphs):
-                yield from _locations(graph.node, graph.initializer)
-
-
-def identity(source: Path | str | bytes | onnx.ModelProto | ir.Model, model: ir.Model) -> tuple[str, int]:
-    """sha256 and bytes of a model: of its file and its external data, else of its serialised form.
-
-    Args:
-        source: as it was given.
-        model: as it was read.
-    """
-    if not isinstance(source, (str, Path)):
-        data = source if isinstance(source, bytes) else serialize(model)
-        return hashlib.sha256(data).hexdigest(), len(data)
-    digest, size = hashlib.sha256(), 0
-    for path in (Path(source), *data_files(Path(source)).values()):
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 22):
-                digest.update(chunk)
-                size += len(chunk)
-    return digest.hexdigest(), size
-
-
-def _read_bytes(path: Path) -> bytes:
     try:
         found = path.stat()
         if stat.S_ISDIR(found.st_mode):
@@ -136,7 +80,12 @@ def _read_bytes(path: Path) -> bytes:
         raise ModelError(f"cannot read the file: {error}", node=str(path)) from error
 
 
-def _parse(data: bytes, name: str | None) -> onnx.ModelProto:
+def parse(data: bytes, name: str | None) -> onnx.ModelProto:
+    """The protobuf in the bytes of a file, which is called `name`.
+
+    Raises:
+        ModelError: they are no ONNX model.
+    """
     if data[4:8] == b"TFL3":
         raise ModelError(
             "this is a TFLite file, not an ONNX model",

@@ -11,6 +11,7 @@ import pytest
 
 from edgecc import importer, ir, modelfile
 from edgecc.analysis import shapes
+from edgecc.datafiles import data_files, identity
 from edgecc.errors import EdgeccError, ModelError, UsageError
 from edgecc.pipeline import validate
 from edgecc.runtime.ort import OrtRunner
@@ -369,11 +370,11 @@ def test_small_data_beside_the_model_belong_to_it(parse: Parse, tmp_path: Path) 
         proto, path, save_as_external_data=True, all_tensors_to_one_file=False, size_threshold=0,
         convert_attribute=True,
     )  # fmt: skip
-    assert sorted(modelfile.data_files(path)) == ["b", "c"]
-    before = modelfile.identity(path, modelfile.read(path))
+    assert sorted(data_files(path)) == ["b", "c"]
+    before = identity(path, modelfile.read(path))
     assert before[1] == path.stat().st_size + 32
     (tmp_path / "c").write_bytes(np.zeros(4, F).tobytes())
-    assert modelfile.identity(path, modelfile.read(path))[0] != before[0]
+    assert identity(path, modelfile.read(path))[0] != before[0]
 
 
 def test_external_data_is_mapped_from_any_working_folder(

@@ -18,6 +18,7 @@ import pytest
 from onnx import TensorProto, helper, load, numpy_helper, save_model
 
 from edgecc import modelfile
+from edgecc.datafiles import data_files
 from edgecc.errors import EdgeccError
 from edgecc.profile import over_ssh
 from edgecc.profile.over_ssh import _Answer, _circumstances, _profile
@@ -180,12 +181,12 @@ def test_a_model_that_holds_its_weights_is_not_read_before_it_is_sent(
 
     monkeypatch.setattr(modelfile, "read", read)
     (tmp_path / "m.onnx").write_bytes(b"weights")
-    assert modelfile.data_files(tmp_path / "m.onnx") == {}
+    assert data_files(tmp_path / "m.onnx") == {}
     (tmp_path / "m.onnx").write_bytes(b"")
-    assert modelfile.data_files(tmp_path / "m.onnx") == {}
+    assert data_files(tmp_path / "m.onnx") == {}
     (tmp_path / "m.onnx").write_bytes(b"location")
     with pytest.raises(AssertionError):
-        modelfile.data_files(tmp_path / "m.onnx")
+        data_files(tmp_path / "m.onnx")
 
 
 def test_weights_are_sent_once_and_never_in_place_of_the_network(

@@ -19,8 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from edgecc.datafiles import data_files
 from edgecc.errors import EdgeccError, UsageError
-from edgecc.modelfile import data_files
 from edgecc.profile import MEASURED_THERE, OperatorTime, Profile, spread
 from edgecc.profile.litert_profile import operators_from_litert
 from edgecc.profile.local import SECONDS

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecc import ir, modelfile, output, resolve
+from edgecc import ir, output, resolve
+from edgecc.datafiles import identity
 from edgecc.importer import load
 from edgecc.options import CompileOptions
 from edgecc.pipeline import PassContext, PassRecord, Pipeline
@@ -175,7 +176,7 @@ def start(model: Any, options: CompileOptions, progress: Callable[[str], None]) 
     shaping, compressing = map(Pipeline, split_constant(float_passes(target, options)))
     with diary.stage("import"):
         original = load(model, input_shape=options.input_shape)
-        source = Source(file, name, *modelfile.identity(model, original))
+        source = Source(file, name, *identity(model, original))
         ir.release(original)
     found = carried.find(original)
     precision = resolve.precision(options, target, plan, found)
