@@ -21,7 +21,7 @@ from edgecc.analysis.memory import predict
 from edgecc.analysis.micro_kernels import HOST, Machine
 from edgecc.errors import EdgeccError
 from edgecc.runtime.tflm import MicroRunner
-from edgecc.tflite.reader import read_network
+from edgecc.tflite.flat import read_network
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 PRECISIONS = ("int8", "fp32", "int16x8")

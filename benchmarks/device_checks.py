@@ -21,7 +21,7 @@ from edgecc.profile.vela import compile_with_vela
 from edgecc.report.emulated import difference
 from edgecc.runtime.tflm import MicroRunner
 from edgecc.target import target
-from edgecc.tflite.reader import read_network
+from edgecc.tflite.flat import read_network
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Feeds = Mapping[str, Array]

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-import platform
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from edgecc.errors import EdgeccError, UsageError
 from edgecc.options import CompileOptions, flag, make_options, read_config
 from edgecc.plaintext import clean
-
-if TYPE_CHECKING:
-    from edgecc.profile.devices import Found
+from edgecc.voice import Voice, print_json
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,44 +38,6 @@ def _speech(command: Callable[..., None]) -> Callable[..., None]:
 _INPUT_SHAPE = click.option(
     "--input-shape", multiple=True, metavar="NAME=1x3x224x224", help="Binds symbolic dimensions (repeatable)."
 )
-
-
-@dataclass(frozen=True)
-class _Voice:
-    """How a command speaks: a table of rows for people, JSON for programs, or not at all."""
-
-    json: bool
-    quiet: bool
-    verbose: bool
-
-    @contextmanager
-    def progress(self) -> Iterator[Callable[[str], None]]:
-        """Tells of each stage on standard error: a bar that vanishes on a terminal, plain lines elsewhere."""
-        if self.quiet or self.json:
-            yield lambda stage: None
-            return
-        if not sys.stderr.isatty():
-            yield lambda stage: click.echo(clean(stage), err=True)
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-        # Drawn seldom: what is timed meanwhile should not notice.
-        with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4) as bar:
-            task = bar.add_task("", total=None)
-            yield lambda stage: bar.update(task, description=clean(stage))
-
-    def show(self, data: Any, tables: Callable[[], list[Any]]) -> None:
-        """The result: `data` as JSON, else `tables()`."""
-        if self.json:
-            from edgecc.report.schema import jsonable
-
-            _print_json(jsonable(data))
-        elif not self.quiet:
-            from edgecc.report.terminal import show
-
-            show(tables(), sys.stdout)
 
 
 def _compile_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -107,7 +64,7 @@ def _compile_options(command: Callable[..., None]) -> Callable[..., None]:
 @_speech
 def compile_command(**given: Any) -> None:
     """Compile MODEL for a device: TFLite and/or ONNX, verified, measured, reported."""
-    voice = _Voice(given.pop("json"), given.pop("quiet"), given.pop("verbose"))
+    voice = Voice(given.pop("json"), given.pop("quiet"), given.pop("verbose"))
     model, config = given.pop("model"), given.pop("config")
     words = {name: value for name, value in given.items() if value not in (None, False, ())}
     if config is not None:
@@ -117,27 +74,12 @@ def compile_command(**given: Any) -> None:
 
     with voice.progress() as progress:
         result = compile_with(model, options, progress)
+    from edgecc.report.compiled import compiled_items
+
     files = {form: str(artifact.path) for form, artifact in result.artifacts.items()}
     data = {**result.report.to_dict(), "output": str(result.output), "files": files} if voice.json else None
-
-    def tables() -> list[Any]:
-        from edgecc.report.tables import pass_table, report_tables
-
-        said = [f"warning: {text}" for text in result.report.warnings]
-        items = report_tables(result.report)
-        items.sort(key=lambda item: item not in said)  # warnings stand first, the rest keeps its order
-        if voice.verbose:
-            items.append(pass_table(result.report))
-            items += [
-                f"{p.name} left {r.node} alone: {r.reason}" for p in result.report.passes for r in p.refused
-            ]
-        return [
-            *items,
-            *(f"wrote {path}" for path in files.values()),
-            f"wrote {result.output / 'report.html'}",
-        ]
-
-    voice.show(data, tables)
+    written = [*map(Path, files.values()), result.output / "report.html"]
+    voice.show(data, lambda: compiled_items(result.report, written, every=voice.verbose))
 
 
 @app.command("inspect")
@@ -160,7 +102,7 @@ def inspect_command(
 
     bound = shapes(input_shape) if input_shape else None
     found = inspect_model(model, targets=target or ("arm",), input_shape=bound)
-    _Voice(json, quiet, verbose).show(found, lambda: inspection_tables(found, every=verbose))
+    Voice(json, quiet, verbose).show(found, lambda: inspection_tables(found, every=verbose))
 
 
 @app.command("profile")
@@ -197,30 +139,21 @@ def profile_command(
 ) -> None:
     """Measure MODEL (.onnx or .tflite) per operator, here or on a device, or tell what a target takes."""
     from edgecc.options import shapes
+    from edgecc.profile.figures import figures
     from edgecc.target import target as find_target
 
-    voice, limit = _Voice(json, quiet, verbose), None if verbose else 20
-    devices = [find_target(name) for name in (target or "").split(",") if name]
-    bound = shapes(input_shape) if input_shape else {}
-    here = [each.name for each in devices] == [
-        platform.machine().replace("_", "-").replace("AMD64", "x86-64")
-    ]
-    found: Found
-    if device not in (None, "local"):
-        from edgecc.profile.devices import profile_on
-
-        found = profile_on(device, Path(model), runs=runs, threads=threads, input_shape=bound)
-    elif device is None and runs is None and devices and not here:
-        from edgecc.profile.side_by_side import side_by_side
-
-        found = side_by_side(Path(model), devices, precision=precision, input_shape=bound)
-    else:
-        from edgecc.profile import profile_artifact
-
-        found = profile_artifact(Path(model), runs=runs, threads=threads, input_shape=bound)
-    if html is not None:
-        Path(html).write_text(found.page(model), encoding="utf-8")
-    voice.show(found.to_dict(), lambda: found.tables(limit, model))
+    found = figures(
+        Path(model),
+        [find_target(name) for name in (target or "").split(",") if name],
+        device=device,
+        precision=precision,
+        runs=runs,
+        threads=threads,
+        input_shape=shapes(input_shape) if input_shape else {},
+        page=None if html is None else Path(html),
+    )
+    voice = Voice(json, quiet, verbose)
+    voice.show(found.to_dict(), lambda: found.tables(voice.limit, model))
 
 
 @app.command("calibrate")
@@ -246,31 +179,12 @@ def calibrate_command(
     verbose: bool,
 ) -> None:
     """Refit a target's latency rates to networks measured before (`model,latency_ms`) or now; one is enough."""
-    from edgecc.profile.measure_networks import measured_rows
-    from edgecc.profile.recalibrate import refit, target_text
-    from edgecc.target import target as find_target
+    from edgecc.profile.board import calibrate_board
 
-    board, path = find_target(target), Path(output)
-    if path.suffix != ".toml":
-        raise UsageError("the name of a target file ends in .toml", node="--output")
-    rows = measured_rows(measured, device, target=target, precision=precision, runtime=runtime)
-    spec, before = refit(rows, board, runtime=runtime, precision=precision, ghz=ghz, board=path.stem)
-    base = str(Path(target).resolve()) if target.endswith(".toml") else board.name
-    path.write_text(target_text(spec, board, path.stem, base), encoding="utf-8")
-    data = {
-        "file": str(path),
-        "networks": len(rows),
-        "error_before": before,
-        "error": spec.error,
-        "measured": rows,
-    }
-    lines = [
-        *(f"{row.model}: {note}" for row in rows for note in row.notes),
-        f"{len(rows)} measured: the rates of {board.name} were off by {100 * before:.0f} % on average;"
-        f" the new ones by {100 * spec.error:.0f} % on a network that is not among them",
-        f"wrote {path}",
-    ]
-    _Voice(json, quiet, verbose).show(data, lambda: list(lines))
+    found = calibrate_board(
+        measured, Path(output), target=target, device=device, precision=precision, runtime=runtime, ghz=ghz
+    )
+    Voice(json, quiet, verbose).show(found.to_dict(), found.lines)
 
 
 @app.command("verify")
@@ -307,7 +221,7 @@ def verify_command(
 
     chosen = {name: getattr(words, name) for name in given}
     found = verify_files(original, compiled, layers=layers, bit_true=bit_true, **chosen)
-    _Voice(json, quiet, verbose).show(found.to_dict(), lambda: fidelity_tables(found))
+    Voice(json, quiet, verbose).show(found.to_dict(), lambda: fidelity_tables(found))
 
 
 @app.command("pack")
@@ -320,7 +234,7 @@ def pack_command(*, model: str, output: str | None, json: bool, quiet: bool, ver
     from edgecc.report.tables import packed_lines
 
     found = pack_file(Path(model), None if output is None else Path(output))
-    _Voice(json, quiet, verbose).show(found.to_dict(), lambda: packed_lines(found))
+    Voice(json, quiet, verbose).show(found.to_dict(), lambda: packed_lines(found))
 
 
 @app.command("unpack")
@@ -332,7 +246,7 @@ def unpack_command(*, packed: str, output: str | None, json: bool, quiet: bool, 
     from edgecc.pack.files import unpack_file
 
     path = unpack_file(Path(packed), None if output is None else Path(output))
-    _Voice(json, quiet, verbose).show({"file": str(path)}, lambda: [f"wrote {path}"])
+    Voice(json, quiet, verbose).show({"file": str(path)}, lambda: [f"wrote {path}"])
 
 
 @app.command("targets")
@@ -342,7 +256,7 @@ def targets_command(name: str | None, json: bool, quiet: bool, verbose: bool) ->
     """List the targets, or show one."""
     from edgecc import catalogue
 
-    _catalogue(_Voice(json, quiet, verbose), "targets", catalogue.targets, catalogue.target_page, name)
+    _catalogue(Voice(json, quiet, verbose), "targets", catalogue.targets, catalogue.target_page, name)
 
 
 @app.command("passes")
@@ -352,11 +266,11 @@ def passes_command(name: str | None, json: bool, quiet: bool, verbose: bool) -> 
     """List the passes, or show one with its options."""
     from edgecc import catalogue
 
-    _catalogue(_Voice(json, quiet, verbose), "passes", catalogue.passes, catalogue.pass_page, name)
+    _catalogue(Voice(json, quiet, verbose), "passes", catalogue.passes, catalogue.pass_page, name)
 
 
 def _catalogue(
-    voice: _Voice,
+    voice: Voice,
     title: str,
     every: Callable[[], dict[str, str]],
     page: Callable[[str], dict[str, Any]],
@@ -384,7 +298,7 @@ def main(arguments: list[str] | None = None) -> None:
         app.main(args=words, prog_name="edgecc", standalone_mode=False)
     except click.ClickException as error:
         if "--json" in words:
-            _print_json(error_data(UsageError(error.format_message())))
+            print_json(error_data(UsageError(error.format_message())))
         error.show()
         sys.exit(UsageError.exit_code)
     except EdgeccError as error:
@@ -401,13 +315,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(EdgeccError.exit_code)
 
 
-def _print_json(data: Any) -> None:
-    sys.stdout.write(jsonlib.dumps(data, indent=1) + "\n")
-
-
 def _fail(error: EdgeccError, words: list[str]) -> None:
     if "--json" in words:
-        _print_json(error_data(error))
+        print_json(error_data(error))
     lines = [clean(line) for line in str(error).split("\n")]
     sys.stderr.write("edgecc: " + "\n".join(lines) + "\n")
 

@@ -96,7 +96,7 @@ def attach(
         artifact: a TFLite file for TFLite Micro.
         memory: its arena.
     """
-    from edgecc.tflite.reader import read_network
+    from edgecc.tflite.flat import read_network
 
     if artifact.size > MOST_BYTES:
         size = f"{artifact.size:,} bytes ({MOST_BYTES:,} at most)"

@@ -11,8 +11,8 @@ from typing import Any
 from edgecc import ir
 from edgecc.analysis.cost import NodeCost, node_costs, total_macs, total_parameters
 from edgecc.collection import rare_collections
+from edgecc.datafiles import identity
 from edgecc.importer import load
-from edgecc.modelfile import identity
 from edgecc.options import CompileOptions
 from edgecc.pipeline import PassContext, Pipeline
 from edgecc.presets import float_passes

@@ -61,8 +61,12 @@ class MemoryFacts:
 
 def runs_in_micro(target: Target, form: str) -> bool:
     """Whether the target runs the format in TFLite Micro, with kernels whose memory is known."""
-    runtime = runtime_id(target.runtimes.get(form, "LiteRT")) if form == "tflite" else None
-    return runtime == MICRO and target.micro_kernels != "vela"
+    return is_micro(target, form) and target.micro_kernels != "vela"
+
+
+def is_micro(target: Target, form: str) -> bool:
+    """Whether the target runs the format in TFLite Micro, whose kernels here are not those of the device."""
+    return form == "tflite" and runtime_id(target.runtimes.get(form, "LiteRT")) == MICRO
 
 
 def machine_of(target: Target) -> Machine:
@@ -88,7 +92,7 @@ def file_facts(data: bytes, target: Target) -> MemoryFacts:
     Raises:
         ModelError: the file cannot be read.
     """
-    from edgecc.tflite.reader import read_network
+    from edgecc.tflite.flat import read_network
 
     return _of_network(read_network(data), len(data), target, None)
 
@@ -114,7 +118,7 @@ def _of_network(network: FlatNetwork, size: int, target: Target, given_order: in
 
 
 def _network(artifact: Artifact) -> FlatNetwork:
-    from edgecc.tflite.reader import read_network
+    from edgecc.tflite.flat import read_network
 
     return read_network(artifact.content())
 
@@ -225,6 +229,7 @@ __all__ = [
     "MemoryFacts",
     "excess",
     "file_facts",
+    "is_micro",
     "known_boards",
     "machine_of",
     "memory_facts",

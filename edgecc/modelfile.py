@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,6 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgecc import ir
 from edgecc.errors import ModelError
-from edgecc.onnxfile import serialize
 
 # A protobuf message cannot be longer (protobuf's encoding guide, "size limits").
 _PROTOBUF_LIMIT = 2**31 - 1
@@ -43,10 +40,10 @@ def read(source: Path | str | bytes | onnx.ModelProto | ir.Model) -> ir.Model:
         if isinstance(source, onnx.ModelProto):
             proto = source
         elif isinstance(source, bytes):
-            proto = _parse(source, None)
+            proto = parse(source, None)
         else:
             path = Path(source)
-            proto = _parse(_read_bytes(path), str(path))
+            proto = parse(read_bytes(path), str(path))
             folder = Path(os.path.abspath(path)).parent
         _check_proto(proto.graph)
         with _quiet():
@@ -56,49 +53,12 @@ def read(source: Path | str | bytes | onnx.ModelProto | ir.Model) -> ir.Model:
     return model
 
 
-def data_files(path: Path) -> dict[str, Path]:
-    """The files beside an ONNX file that hold its weights, by the names that it gives them; checked as by `read`.
-
-    A model that holds its weights itself is searched, not read.
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a model file.
 
     Raises:
-        ModelError: as `read`.
+        ModelError: it is none that can be read.
     """
-    if not path.stat().st_size:
-        return {}
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as whole:
-        if whole.find(b"location") < 0:  # the key under which ONNX keeps the name of such a file
-            return {}
-    return {
-        str(tensor.location): Path(tensor.path)
-        for graph in read(path).graphs()
-        for value in graph.initializers.values()
-        if isinstance(tensor := value.const_value, ir.ExternalTensor)
-    }
-
-
-def identity(source: Path | str | bytes | onnx.ModelProto | ir.Model, model: ir.Model) -> tuple[str, int]:
-    """sha256 and bytes of a model: of its file and its external data, else of its serialised form.
-
-    Args:
-        source: as it was given.
-        model: as it was read.
-    """
-    if not isinstance(source, (str, Path)):
-        data = source if isinstance(source, bytes) else serialize(model)
-        return hashlib.sha256(data).hexdigest(), len(data)
-    tensors = [v.const_value for graph in model.graphs() for v in graph.initializers.values()]
-    beside = {Path(t.path) for t in tensors if isinstance(t, ir.ExternalTensor)}
-    digest, size = hashlib.sha256(), 0
-    for path in (Path(source), *sorted(beside)):
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 22):
-                digest.update(chunk)
-                size += len(chunk)
-    return digest.hexdigest(), size
-
-
-def _read_bytes(path: Path) -> bytes:
     try:
         found = path.stat()
         if stat.S_ISDIR(found.st_mode):
@@ -120,7 +80,12 @@ def _read_bytes(path: Path) -> bytes:
         raise ModelError(f"cannot read the file: {error}", node=str(path)) from error
 
 
-def _parse(data: bytes, name: str | None) -> onnx.ModelProto:
+def parse(data: bytes, name: str | None) -> onnx.ModelProto:
+    """The protobuf in the bytes of a file, which is called `name`.
+
+    Raises:
+        ModelError: they are no ONNX model.
+    """
     if data[4:8] == b"TFL3":
         raise ModelError(
             "this is a TFLite file, not an ONNX model",

@@ -20,10 +20,12 @@ import edgecc.cli
 from edgecc import ir
 from edgecc.importer import load
 from edgecc.pipeline import Pass, Pipeline, PipelineLog
+from edgecc.profile.vela import installed
 from edgecc.runtime.ort import OrtRunner
 
 Array = npt.NDArray[Any]
 Parse = Callable[..., onnx.ModelProto]
+needs_vela = pytest.mark.skipif(installed() is None, reason="Arm's Vela is not installed (edgecc[ethos])")
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +55,28 @@ def parse() -> Parse:
         return model
 
     return make
+
+
+@pytest.fixture(scope="module")
+def onnx_file(parse: Parse, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network with a symbolic batch, in a folder whose name has a space."""
+    weights = np.random.default_rng(0).standard_normal((64, 48)).astype(np.float32)
+    model = parse(
+        "g (float[N,64] x) => (float[N,48] y) { h = MatMul(x, w) y = Sigmoid(h) }", constants={"w": weights}
+    )
+    path = tmp_path_factory.mktemp("two words") / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture(scope="module")
+def tflite_file(onnx_file: Path) -> Path:
+    """The same in TFLite."""
+    from edgecc.tflite.lower import lower
+
+    path = onnx_file.with_suffix(".tflite")
+    path.write_bytes(lower(load(onnx_file), precision="fp32", target="arm").data)
+    return path
 
 
 @pytest.fixture(scope="session")

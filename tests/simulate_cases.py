@@ -12,9 +12,9 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgecc.runtime.litert import LiteRtRunner
 from edgecc.runtime.tflm import MicroRunner
-from edgecc.simulate.graph import Operator, read_graph
 from edgecc.simulate.network import Network
 from edgecc.simulate.runner import SimulatedRunner
+from edgecc.tflite.reader import Operator, read_graph
 
 Array = npt.NDArray[Any]
 

@@ -18,9 +18,9 @@ from edgecc.fidelity import BitTrue, Fidelity, KernelAgreement
 from edgecc.report.tables import fidelity_tables
 from edgecc.report.terminal import plain_lines
 from edgecc.simulate import network
-from edgecc.simulate.graph import Operator
 from edgecc.simulate.runner import SimulatedRunner
 from edgecc.tflite.lower import lower
+from edgecc.tflite.reader import Operator
 from edgecc.verify import verify
 
 FAST, REFERENCE = "LiteRT, fast kernels", "LiteRT, reference kernels"

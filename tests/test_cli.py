@@ -601,6 +601,28 @@ def test_profile_predicts_for_targets_that_are_not_here(cli: Cli, tmp_path: Path
     assert cli("profile", CNN, "--target", "ethos-u55-128").code == 3
 
 
+def test_pages_and_boards_that_cannot_be_written_are_wrong_use(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for page in (tmp_path / "file" / "p.html", tmp_path):
+        found = cli("profile", CNN, "--target", "cortex-m7", "--html", page)
+        assert found.code == 2, found.err
+        assert str(tmp_path) in found.err
+    (tmp_path / "m.csv").write_text(f"model,latency_ms\n{CNN},5.0\n")
+    found = cli("calibrate", "--target", "rpi4", tmp_path / "m.csv", "-o", tmp_path / "file" / "b.toml")
+    assert found.code == 2, found.err
+
+
+def test_no_figure_is_told_for_a_precision_that_does_not_exist(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(f"model,latency_ms\n{CNN},5.0\n")
+    for words in (
+        ("profile", CNN, "--target", "rpi4"),
+        ("calibrate", tmp_path / "m.csv", "--target", "rpi4", "-o", tmp_path / "b.toml"),
+    ):
+        found = cli(*words, "--precision", "int9")
+        assert (found.code, "--precision" in found.err) == (2, True), found.err
+    assert not (tmp_path / "b.toml").exists()
+
+
 def test_calibrate_makes_a_target(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(f"model,latency_ms\n{CNN},5.0\n")
     made = tmp_path / "board.toml"

@@ -1,9 +1,11 @@
 """Emulated Arm: the answers and the instructions of the real Arm runtimes, and how its absence is told."""
 
+import io
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from edgecc.profile.devices import profile_on
 from edgecc.profile.elf import functions
 from edgecc.profile.emulated import compare, run_many
 from edgecc.profile.emulation import EmulatorUnavailableError, Machine, machine
+from edgecc.profile.guest import Guest
 from edgecc.profile.instructions import BlockLog, is_class, ranges
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -88,6 +91,23 @@ def test_an_unknown_level_is_refused(digits: Path) -> None:
         profile_on("emulated://a53", path, threads=2)
 
 
+def test_inputs_that_are_not_there_are_refused(
+    digits: Path, parse: Callable[..., Any], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="no input 'imgae'"):
+        profile_on("emulated://a53", digits / "digits_cnn.int8.onnx", input_shape={"imgae": (1, 1, 28, 28)})
+    bare = parse("g () => (float[1] y) { y = Constant<value_floats = [1.0]>() }")
+    (tmp_path / "m.onnx").write_bytes(bare.SerializeToString())
+    with pytest.raises(UsageError, match="no inputs"):
+        profile_on("emulated://a53", tmp_path / "m.onnx")
+
+
+def test_a_run_that_was_stopped_says_so(tmp_path: Path) -> None:
+    guest = Guest(Machine(tmp_path), "a53", "litert", tmp_path / "m.tflite", timeout=9)
+    with pytest.raises(EdgeccError, match=r"LiteRT cannot run it on a53: it was stopped.* 9 s"):
+        guest._answer(b"", -9, io.BytesIO(b"chatter\n"))
+
+
 def test_without_apt_it_is_no_debian_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Outcome], digits: Path
 ) -> None:
@@ -135,6 +155,20 @@ def test_the_second_of_two_makers_keeps_the_first_machine(
     name = "arm64-1-litert-1-onnxruntime-2"
     assert [p.name for p in machine().folder.iterdir()] == ["theirs"]
     assert [p.name for p in (tmp_path / "edgecc").iterdir()] == [name]
+
+
+def test_a_machine_that_cannot_be_put_in_its_place_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "not permitted")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(shutil, "which", lambda tool: tool)
+    monkeypatch.setattr(emulation, "_make", lambda *_: None)
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(EmulatorUnavailableError, match="cannot be written"):
+        machine()
 
 
 def log_text(loops: int, inferences: int) -> bytes:

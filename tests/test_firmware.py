@@ -14,7 +14,7 @@ import pytest
 import edgecc
 from edgecc import firmware
 from edgecc.analysis.flat import FlatNetwork
-from edgecc.tflite.reader import read_network
+from edgecc.tflite.flat import read_network
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 HOSTILE = ('a"b\\', "9 lives", "x\n#error", "*/", "ünï/ço", "..", "class", "a" * 300, "", "\udcff", "日本")

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from edgecc import importer, ir
+from edgecc import importer, ir, modelfile
 from edgecc.analysis import shapes
+from edgecc.datafiles import data_files, identity
 from edgecc.errors import EdgeccError, ModelError, UsageError
 from edgecc.pipeline import validate
 from edgecc.runtime.ort import OrtRunner
@@ -354,6 +355,26 @@ def with_external_data(parse: Parse, folder: Path, rows: int = 64) -> Path:
     path = folder / "model.onnx"
     onnx.save(proto, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     return path
+
+
+def test_small_data_beside_the_model_belong_to_it(parse: Parse, tmp_path: Path) -> None:
+    """A file a tensor, also of a constant: all are sent to devices and are part of the model's identity."""
+    proto = parse(
+        "g (float[4] x) => (float[4] y) { c = Constant() h = Add(x, c) y = Add(h, b) }",
+        constants={"b": np.ones(4, F)},
+    )
+    held = onnx.numpy_helper.from_array(np.ones(4, F), "c")
+    proto.graph.node[0].attribute.append(onnx.helper.make_attribute("value", held))
+    path = tmp_path / "model.onnx"
+    onnx.save(
+        proto, path, save_as_external_data=True, all_tensors_to_one_file=False, size_threshold=0,
+        convert_attribute=True,
+    )  # fmt: skip
+    assert sorted(data_files(path)) == ["b", "c"]
+    before = identity(path, modelfile.read(path))
+    assert before[1] == path.stat().st_size + 32
+    (tmp_path / "c").write_bytes(np.zeros(4, F).tobytes())
+    assert identity(path, modelfile.read(path))[0] != before[0]
 
 
 def test_external_data_is_mapped_from_any_working_folder(

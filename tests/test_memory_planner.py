@@ -19,7 +19,7 @@ from edgecc.analysis.micro_kernels import HOST, Machine, scratch_bytes
 from edgecc.analysis.micro_structs import EVAL_TENSOR, NODE_AND_REGISTRATION, TENSOR, align_of, size_of
 from edgecc.analysis.schedule import Task, best_order
 from edgecc.errors import BudgetError, ModelError
-from edgecc.tflite.reader import read_network
+from edgecc.tflite.flat import read_network
 
 Parse = Callable[..., onnx.ModelProto]
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -380,8 +380,8 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 
 def test_the_reader_and_the_writer_agree(tmp_path: Path) -> None:
     from edgecc.importer import load
+    from edgecc.tflite.flat import network_of
     from edgecc.tflite.lower import lower, lower_graph
-    from edgecc.tflite.reader import network_of
 
     model = load(MODELS / "digits_cnn.onnx")
     written = network_of(lower_graph(model).graph)

@@ -1,12 +1,12 @@
 """Which operators an Ethos-U leaves to the CPU: foreseen by stated limits, and as Arm's Vela decides."""
 
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import needs_vela
 from tflite_cases import Case, case, ints, model, names, seeded
 
 from edgecc.errors import UnsupportedError
@@ -20,13 +20,6 @@ from edgecc.serving import _written
 from edgecc.target import target
 from edgecc.tflite import npu
 from edgecc.tflite.lower import lower
-
-try:
-    metadata.version("ethos-u-vela")
-    INSTALLED = True
-except metadata.PackageNotFoundError:
-    INSTALLED = False
-needs_vela = pytest.mark.skipif(not INSTALLED, reason="Arm's Vela is not installed (edgecc[ethos])")
 
 CNN = Path(__file__).resolve().parents[1] / "models" / "digits_cnn.onnx"
 Cli = Callable[..., Any]

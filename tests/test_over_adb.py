@@ -198,6 +198,12 @@ def test_runs_that_are_all_alike_have_every_quantile() -> None:
     assert found.note == ""
 
 
+@pytest.mark.parametrize("line", ["count=250 first=4040 std=52", "count=0 min=1 avg=1", "count=5 curr=.."])
+def test_statistics_that_make_no_sense(line: str) -> None:
+    with pytest.raises(EdgeccError, match=f"tells no time of its runs: {re.escape(line)[:9]}"):
+        read_timing(re.sub(r"count=250 .*", line, TIMING))
+
+
 @pytest.mark.parametrize("text", [DELEGATED, OLDER])
 def test_operators_of_a_delegate_count_once(text: str) -> None:
     found = read_operators(text)

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto
@@ -33,27 +32,6 @@ Parse = Callable[..., ModelProto]
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     with serve(tmp_path_factory.mktemp("sshd")) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def onnx_file(parse: Parse, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    weights = np.random.default_rng(0).standard_normal((64, 48)).astype(np.float32)
-    model: ModelProto = parse(
-        "g (float[N,64] x) => (float[N,48] y) { h = MatMul(x, w) y = Sigmoid(h) }", constants={"w": weights}
-    )
-    path = tmp_path_factory.mktemp("ssh models") / "m.onnx"
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
-@pytest.fixture(scope="module")
-def tflite_file(onnx_file: Path) -> Path:
-    from edgecc.importer import load
-    from edgecc.tflite.lower import lower
-
-    path = onnx_file.with_suffix(".tflite")
-    path.write_bytes(lower(load(onnx_file), precision="fp32", target="arm").data)
-    return path
 
 
 def measured(device: str, path: Path, **words: Any) -> Profile:

@@ -21,8 +21,8 @@ from edgecc.profile.predict import predict, predict_file
 from edgecc.profile.recalibrate import Measured, read_measured, refit, target_text
 from edgecc.profile.side_by_side import SideBySide
 from edgecc.report.predictions import prediction_tables
-from edgecc.simulate.graph import read_graph
 from edgecc.target import LatencySpec, Target, target
+from edgecc.tflite.reader import read_graph
 
 Parse = Callable[..., ModelProto]
 NETWORK = """g (float[1,8,10,10] x) => (float[1,4] y) {
@@ -220,6 +220,23 @@ def test_a_tflite_file_is_counted_as_the_network_it_was_made_of(network: Path) -
     assert work(found) == work(same)
     assert sum(x.weights for x in found if x.macs) >= sum(x.weights for x in same if x.macs)
     assert [x.name for x in found if x.kind == "depthwise"] == ["c"]
+
+
+@pytest.mark.parametrize("lack", ["inputs", "outputs"])
+def test_a_tflite_file_whose_operators_lack_tensors_is_damaged(
+    network: Path, tmp_path: Path, lack: str
+) -> None:
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    made = schema.ModelT.InitFromObj(schema.Model.GetRootAs(lower_float(network).data, 0))
+    for operator in made.subgraphs[0].operators:
+        setattr(operator, lack, list(getattr(operator, lack))[:1] if lack == "inputs" else [])
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(made.Pack(builder), b"TFL3")
+    (tmp_path / "m.tflite").write_bytes(bytes(builder.Output()))
+    with pytest.raises(ModelError, match=r"damaged|has no input"):
+        predict_file(tmp_path / "m.tflite", target("rpi4"))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "dynamic", "int8", "int16x8"])

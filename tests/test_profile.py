@@ -20,27 +20,6 @@ from edgecc.runtime import stopwatch
 Parse = Callable[..., ModelProto]
 
 
-@pytest.fixture(scope="module")
-def onnx_file(parse: Parse, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    weights = np.random.default_rng(0).standard_normal((64, 48)).astype(np.float32)
-    model: ModelProto = parse(
-        "g (float[N,64] x) => (float[N,48] y) { h = MatMul(x, w) y = Sigmoid(h) }", constants={"w": weights}
-    )
-    path = tmp_path_factory.mktemp("profile") / "m.onnx"
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
-@pytest.fixture(scope="module")
-def tflite_file(onnx_file: Path) -> Path:
-    from edgecc.importer import load
-    from edgecc.tflite.lower import lower
-
-    path = onnx_file.with_suffix(".tflite")
-    path.write_bytes(lower(load(onnx_file), precision="fp32", target="arm").data)
-    return path
-
-
 def test_rows_of_onnx_runtime_keep_the_order_of_execution() -> None:
     run = [("a", "Conv", 10, "ort"), ("b", "Relu", 1, "ort"), ("c", "Conv", 5, "ort")]
     slower = [(name, kind, us + 1, source) for name, kind, us, source in run]

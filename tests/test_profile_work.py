@@ -23,8 +23,8 @@ from edgecc.profile.guest import Count, FunctionCount
 from edgecc.profile.side_by_side import side_by_side
 from edgecc.profile.work import with_work
 from edgecc.profile.xnnpack_rows import executed, matched
-from edgecc.simulate.graph import read_graph
 from edgecc.target import target
+from edgecc.tflite.reader import read_graph
 
 Parse = Callable[..., ModelProto]
 Cli = Callable[..., Any]

@@ -12,9 +12,9 @@ from test_lower_int8 import GRAPHS, MOVING, ONE, graph
 from tflite_cases import Case, case, ints, model, quantized, seeded
 
 from edgecc.errors import UnsupportedError
-from edgecc.simulate.graph import read_graph
 from edgecc.simulate.network import KERNELS, Network
 from edgecc.tflite.lower import lower
+from edgecc.tflite.reader import read_graph
 
 X = (2, 4, 8, 6)
 # What LiteRT registers no reference kernel for: its whole file does not load there.

@@ -7,7 +7,10 @@ import pytest
 
 import edgecc
 from edgecc import ir
+from edgecc.analysis.tflite_workload import layers_of_graph
 from edgecc.tflite import lower
+from edgecc.tflite.flat import read_network
+from edgecc.tflite.reader import read_graph
 from edgecc.tflite.sparse import compressed
 
 RNG = np.random.default_rng(0)
@@ -94,3 +97,17 @@ def test_constants_come_back_to_the_last_bit() -> None:
         back[row, held.indices[at]] = held.values[at]
     assert array.tobytes() == back.tobytes()
     assert held.nbytes < array.nbytes
+
+
+def test_sparse_files_are_read_and_predicted_like_dense_ones(
+    parse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = parse(BODY, constants=constants(0.8))
+    data = compiled(network).content()
+    sparse = read_graph(data)
+    monkeypatch.setattr(lower, "store_sparse", lambda graph, known: 0)
+    plain = read_graph(compiled(network).content())
+    stored = [o.given(0) for o in sparse.operators if o.code == "DENSIFY"]
+    assert [(t.constant, t.data) for t in stored] == [(True, None)] * 3
+    assert layers_of_graph(sparse) == layers_of_graph(plain)
+    assert read_network(data).tensors[stored[0].index].constant

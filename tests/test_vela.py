@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import msgspec
 import pytest
+from conftest import needs_vela
 
 import edgecc
 from edgecc import vendor
@@ -28,13 +29,7 @@ from edgecc.report.npu import figure_line
 from edgecc.report.tables import report_tables
 from edgecc.target import Target, read_target, target
 from edgecc.tflite import npu
-
-try:
-    metadata.version("ethos-u-vela")
-    INSTALLED = True
-except metadata.PackageNotFoundError:
-    INSTALLED = False
-needs_vela = pytest.mark.skipif(not INSTALLED, reason="Arm's Vela is not installed (edgecc[ethos])")
+from edgecc.tflite.reader import Operator
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 CNN = MODELS / "digits_cnn.onnx"
@@ -256,6 +251,10 @@ def test_without_vela_it_is_said(
     found = cli("profile", path, "--target", "ethos-u55-128")
     assert found.code == 2
     assert "edgecc[ethos]" in found.err
+
+
+def test_operators_without_results_have_no_name() -> None:
+    assert vela._name(Operator("ASSIGN_VARIABLE", 0, (), (), None)) == ""
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -13,9 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper, load, numpy_helper, save_model
 
 from edgecc import modelfile
+from edgecc.datafiles import data_files
 from edgecc.errors import EdgeccError
 from edgecc.profile import over_ssh
 from edgecc.profile.over_ssh import _Answer, _circumstances, _profile
@@ -67,6 +70,15 @@ def test_a_program_is_told_and_heard(connected: int) -> None:
     found = visitor.watched([sys.executable, "-c", program], time.monotonic() + 60, lines.append, b"go\n")
     assert (found, lines) == ((3, "why\n"), [b"go"])
     assert visitor.ended(*found) == "why (exit code 3)"
+
+
+def test_a_program_whose_words_nobody_takes_is_ended(connected: int) -> None:
+    def gone(line: bytes) -> None:
+        raise BrokenPipeError
+
+    program = "import time; print('x', flush=True); time.sleep(10)"
+    with pytest.raises(BrokenPipeError):  # it was waited for, and without a limit
+        visitor.watched([sys.executable, "-c", program], time.monotonic() + 60, gone, b"go\n")
 
 
 @pytest.mark.parametrize("shell", ["sh", "dash", "bash", "zsh", "csh", "tcsh", "fish"])
@@ -144,6 +156,7 @@ def test_an_answer_becomes_a_profile() -> None:
         ((b'{"done": true}',), "latency"),
         ((*LINES, b'{"latency": ["x"], "done": true}'), "float"),
         ((*LINES, b'{"latency": [], "done": true}'), "index"),
+        ((*LINES, b'{"memory": Infinity, "done": true}'), "infinity"),
         ((*LINES, b'{"events": [5], "done": true}'), "int"),
         ((*LINES, b"[" * 10**5, b'{"latency": 5, "done": true}'), "iterable"),
     ],
@@ -168,9 +181,38 @@ def test_a_model_that_holds_its_weights_is_not_read_before_it_is_sent(
 
     monkeypatch.setattr(modelfile, "read", read)
     (tmp_path / "m.onnx").write_bytes(b"weights")
-    assert modelfile.data_files(tmp_path / "m.onnx") == {}
+    assert data_files(tmp_path / "m.onnx") == {}
     (tmp_path / "m.onnx").write_bytes(b"")
-    assert modelfile.data_files(tmp_path / "m.onnx") == {}
+    assert data_files(tmp_path / "m.onnx") == {}
     (tmp_path / "m.onnx").write_bytes(b"location")
     with pytest.raises(AssertionError):
-        modelfile.data_files(tmp_path / "m.onnx")
+        data_files(tmp_path / "m.onnx")
+
+
+def test_weights_are_sent_once_and_never_in_place_of_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [helper.make_node("Add", ["x", "a"], ["h"]), helper.make_node("Add", ["h", "b"], ["y"])]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy"]
+    held = [numpy_helper.from_array(np.ones(4, np.float32), name) for name in "ab"]
+    made = helper.make_model(helper.make_graph(nodes, "g", ports[:1], ports[1:], held))
+    save_model(
+        made, tmp_path / "m.onnx", save_as_external_data=True, location="network.onnx", size_threshold=0
+    )
+    made = load(tmp_path / "m.onnx", load_external_data=False)
+    (place,) = (entry for entry in made.graph.initializer[0].external_data if entry.key == "location")
+    place.value = "./network.onnx"
+    (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
+    sent: dict[str, Path] = {}
+
+    def visit(_: Any, request: dict[str, Any], files: list[Path]) -> tuple[_Answer, int, str]:
+        sent.update(zip((name for name, _ in request["files"]), files, strict=True))
+        return answer(*LINES, b'{"done": true}'), 0, ""
+
+    monkeypatch.setattr(over_ssh, "_visit", visit)
+    over_ssh.profile(tmp_path / "m.onnx", "host", runs=None, threads=1, input_shape={})
+    assert {name: path.name for name, path in sent.items() if name.startswith("model/")} == {
+        "model/network.onnx": "network.onnx",
+        "model/network_.onnx": "m.onnx",
+    }
+    assert list(sent)[-1] == "model/network_.onnx"  # what is measured comes last

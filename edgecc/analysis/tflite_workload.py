@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 from edgecc.analysis.workload import Layer, kind_of
 
 if TYPE_CHECKING:
-    from edgecc.simulate.graph import Graph, Operator, Tensor
+    from edgecc.tflite.reader import Graph, Operator, Tensor
 
 _EXPONENTIAL = frozenset({"LOGISTIC", "SOFTMAX", "LOG_SOFTMAX", "TANH", "EXP", "GELU"})
 _POWERS = frozenset({"LOCAL_RESPONSE_NORMALIZATION", "POW"})
@@ -25,20 +26,32 @@ _WEIGHTS: Mapping[str, int] = {"TRANSPOSE_CONV": 1, "CONV_3D_TRANSPOSE": 1}
 
 def layers_of_graph(graph: Graph) -> list[Layer]:
     """One layer an operator, in the order of execution, named by what it writes; a symbolic batch counts as 1."""
-    return [layer for layer in map(layer_of, graph.operators) if layer is not None]
+    held = {t.index for t in graph.tensors if t.data is not None or t.constant}
+    found = []
+    for op in graph.operators:
+        given = [t.index for t in op.inputs if t is not None]
+        if given and held.issuperset(given):  # runs once: weights that are made dense or real
+            held |= {t.index for t in op.outputs}
+        layer = layer_of(op, held)
+        found += [] if layer is None else [layer]
+    return found
 
 
-def layer_of(op: Operator) -> Layer | None:
-    """What one operator does; None where it moves nothing, or runs once."""
-    reads = [t for t in op.inputs if t is not None and t.data is None]
-    if op.code in _FREE or not reads:
+def layer_of(op: Operator, held: AbstractSet[int] | None = None) -> Layer | None:
+    """What one operator does; None where it moves nothing, or runs once.
+
+    Args:
+        op: of a graph.
+        held: indices of tensors that are constants once the network is loaded; None: those with data.
+    """
+    given = [t for t in op.inputs if t is not None]
+    constants = [t for t in given if (t.data is not None if held is None else t.index in held)]
+    if op.code in _FREE or len(constants) == len(given):
         return None
-    constants = [t for t in op.inputs if t is not None and t.data is not None]
     written = sum(map(_size, op.outputs))
-    moved = sum(map(_size, reads)) + written
+    moved = sum(map(_size, given)) - sum(map(_size, constants)) + written
     name = op.outputs[0].name if op.outputs else op.code
-    weights = sum(map(_size, constants))
-    return Layer(name, op.code, _kind(op), _macs(op), moved, weights, written)
+    return Layer(name, op.code, _kind(op), _macs(op), moved, sum(map(_size, constants)), written)
 
 
 def bytes_of(op: Operator) -> int:

@@ -14,12 +14,17 @@ from edgecc.profile import OperatorTime
 
 _PREFIX = r"(?:(?:INFO|VERBOSE): )?"
 _COUNT = re.compile(rf"^{_PREFIX}count=(\d+) (.*)$", re.MULTILINE)
-_PART = re.compile(r"(\w+)=([0-9.]+(?:e[+-]?[0-9]+)?)")
-_WHOLE = re.compile(rf"^{_PREFIX}Inference timings in us: .*?Inference \(avg\): ([0-9.e+]+)", re.MULTILINE)
-_MEMORY = re.compile(r"Memory footprint delta from the start of the tool \(MB\): .*?overall=([0-9.e+-]+)")
+_PART = re.compile(r"(\w+)=([0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)")
+_WHOLE = re.compile(
+    rf"^{_PREFIX}Inference timings in us: .*?Inference \(avg\): ([0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)",
+    re.MULTILINE,
+)
+_MEMORY = re.compile(
+    r"Memory footprint delta from the start of the tool \(MB\): .*?overall=(-?[0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)"
+)
 _WORDS = {"avg": "mean", "p5": "5 %", "p95": "95 %", "max": "slowest", "std": "standard deviation"}
 _TABLE = "Operator-wise Profiling Info for Regular Benchmark Runs"
-_NUMBER = r"(?:-?nan|-?inf|-?[0-9.]+(?:e[+-]?[0-9]+)?)"
+_NUMBER = r"(?:-?nan|-?inf|-?[0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)"
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,11 @@ def read_timing(text: str) -> Timing:
     alike = "min" not in us and "curr" in us  # `count=5 curr=70(all same)`, or one run
     if alike:
         us.update(dict.fromkeys(("min", "max", "avg", "median"), us["curr"]), std=0.0)
+    if "min" not in us or int(runs) < 1:
+        raise EdgeccError(
+            f"benchmark_model tells no time of its runs: count={runs} {rest}",
+            remedy="see what it prints by hand",
+        )
     memory = _MEMORY.search(text)
     median = us.get("median")
     told = [f"{word} {us[key] / 1e3:.4g} ms" for key, word in _WORDS.items() if key in us]

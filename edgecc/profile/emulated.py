@@ -136,6 +136,11 @@ def profile(
     if threads != 1 or (runs is not None and runs < 1):
         raise UsageError("an emulated run has one thread, and one sample at least", node="--threads, --runs")
     file = ModelFile.read(path)
+    names = [spec.name for spec in file.runner.inputs]
+    if strange := [name for name in input_shape or {} if name not in names]:
+        raise UsageError(f"the network has no input {strange[0]!r}", node="--input-shape")
+    if not names:
+        raise UsageError("the network has no inputs: it answers the same everywhere", node=str(path))
     feeds = seeded(file.runner.inputs, runs or SAMPLES, input_shape or {})
     return compare(path, levels, feeds)
 

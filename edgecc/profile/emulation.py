@@ -107,7 +107,7 @@ def cache() -> Path:
 
 
 def machine() -> Machine:
-    """The emulated machine, made where it is not there yet (half a minute, 400 MB).
+    """The emulated machine, made where it is not there yet (half a minute, 250 MB).
 
     It is made in a folder of its own and renamed when it is complete: who comes second throws his away.
 
@@ -129,6 +129,8 @@ def machine() -> Machine:
             with suppress(OSError):  # another process was first
                 os.rename(made, final)
             os.makedirs(made, exist_ok=True)  # for the one who cleans up
+        if not final.is_dir():
+            raise OSError(f"{final.name} cannot be put there")
     except OSError as error:
         raise _unavailable(f"the folder {cache()} cannot be written: {error}") from error
     return Machine(final)

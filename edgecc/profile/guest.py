@@ -198,6 +198,10 @@ class Guest:
             errors.seek(0)
             lines = [x.strip() for x in errors.read().decode(errors="replace").splitlines() if x.strip()]
             cause = lines[-1] if lines else f"ended with {code}"
+            if code == -9:  # signal 9
+                cause = (
+                    f"it was stopped: it takes more than {self.timeout:.0f} s, or more memory than there is"
+                )
             name = {"litert": "LiteRT", "ort": "ONNX Runtime"}[self.kind]
             raise EdgeccError(
                 f"{name} cannot run it on {self.level}: {cause}", node=str(self.path)

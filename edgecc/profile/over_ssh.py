@@ -19,8 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from edgecc.datafiles import data_files
 from edgecc.errors import EdgeccError, UsageError
-from edgecc.modelfile import data_files
 from edgecc.profile import MEASURED_THERE, OperatorTime, Profile, spread
 from edgecc.profile.litert_profile import operators_from_litert
 from edgecc.profile.local import SECONDS
@@ -146,7 +146,10 @@ def profile(
         raise UsageError("threads and runs are at least 1")
     beside = {f"model/{name}": file for name, file in data_files(path).items()} if kind == "ort" else {}
     programs = {name: _RUNTIME / name for name in ("stopwatch.py", "machine.py")}
-    files = {**programs, **beside, f"model/network{path.suffix}": path}
+    network = f"model/network{path.suffix}"
+    while network in beside:
+        network = f"{network.removesuffix(path.suffix)}_{path.suffix}"
+    files = {**programs, **beside, network: path}
     request = {
         "runtime": kind,
         "version": metadata.version({"litert": "ai-edge-litert", "ort": "onnxruntime"}[kind]),
@@ -163,7 +166,7 @@ def profile(
         _refuse(where, answer, code, errors)
     try:
         return _profile(answer, kind, threads, path.stat().st_size)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise EdgeccError(f"it does not answer as it should: {error}", node=where.host) from error
 
 
@@ -190,8 +193,8 @@ def _visit(where: Place, request: dict[str, Any], files: list[Path]) -> tuple[_A
         # The program there keeps to the limit, too; this is for one that is not heard of any more.
         watchdog = threading.Timer(where.timeout + 30, process.kill)
         watchdog.start()
+        assert process.stdin is not None and process.stdout is not None
         try:
-            assert process.stdin is not None and process.stdout is not None
             with suppress(BrokenPipeError):  # the answer or ssh tells why it ended
                 _send(process.stdin, request, files)
             heard, told = 0, process.stdout
@@ -206,6 +209,9 @@ def _visit(where: Place, request: dict[str, Any], files: list[Path]) -> tuple[_A
         finally:
             watchdog.cancel()
             process.kill()
+            for stream in (process.stdin, process.stdout):
+                with suppress(BrokenPipeError):  # what was not taken any more
+                    stream.close()
             process.wait()
         errors.seek(0)
         return answer, code, errors.read(1 << 16).decode(errors="replace")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecc import ir
 from edgecc.analysis.workload import RATES, Layer, amounts, layers_of
-from edgecc.errors import EdgeccError, UnsupportedError, UsageError
+from edgecc.errors import EdgeccError, ModelError, UnsupportedError, UsageError
 from edgecc.target import LatencySpec, Target
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ def predict_file(
 
     Raises:
         UsageError: there is no such file, or it is of another kind.
+        ModelError: it cannot be read, or is damaged.
         UnsupportedError: as `predict`.
     """
     if not path.is_file():
@@ -207,13 +208,17 @@ def before_and_after(
 
 def _predict_tflite(data: bytes, device: Target, precision: str | None) -> Prediction:
     from edgecc.analysis.tflite_workload import layers_of_graph, precision_of_graph
-    from edgecc.simulate.graph import read_graph
+    from edgecc.tflite.reader import read_graph
 
     graph = read_graph(data)
     runtime = device.runtimes.get("tflite", "LiteRT")
-    return predict_layers(
-        layers_of_graph(graph), device, runtime=runtime, precision=precision or precision_of_graph(graph)
-    )
+    try:
+        layers, own = layers_of_graph(graph), precision_of_graph(graph)
+    except (IndexError, ZeroDivisionError) as error:
+        raise ModelError(
+            "the TFLite file is damaged: an operator has not the operands of its kind"
+        ) from error
+    return predict_layers(layers, device, runtime=runtime, precision=precision or own)
 
 
 def choose(device: Target, runtime: str, precision: str) -> tuple[LatencySpec, str, float, tuple[str, ...]]:

@@ -76,7 +76,7 @@ class ModelFile:
         return {b.port.name: np.stack([b.real(one) for one in raw[str(i)]]) for i, b in enumerate(bound)}
 
     def _bound(self, side: str) -> Any:
-        from edgecc.simulate.graph import read_graph
+        from edgecc.tflite.reader import read_graph
 
         graph = read_graph(self.data)
         tensors = graph.inputs if side == "inputs" else graph.outputs
@@ -99,7 +99,7 @@ def each(runner: Runner, feeds: Mapping[str, Array]) -> dict[str, Array]:
 
 def _tflite_scales(data: bytes) -> dict[str, float | None]:
     """The step of each output: its own scale, or that of the integers of which it is the real value."""
-    from edgecc.simulate.graph import read_graph
+    from edgecc.tflite.reader import read_graph
 
     graph = read_graph(data)
     scales = {t.index: float(t.scales[0]) for t in graph.tensors if len(t.scales) == 1}

@@ -13,8 +13,8 @@ from pathlib import Path
 from edgecc.errors import EdgeccError, Finding, ModelError, UnsupportedError, UsageError
 from edgecc.profile.npu import NpuFigures, NpuOperator
 from edgecc.profile.vela_files import Row, cpu_reasons, operator_rows, read_summary
-from edgecc.simulate.graph import Operator, read_graph
 from edgecc.target import Target, VelaSpec
+from edgecc.tflite.reader import Operator, read_graph
 
 PACKAGE = "ethos-u-vela"
 INSTALL = "pip install 'edgecc[ethos]'"
@@ -37,10 +37,12 @@ def installed() -> str | None:
 
 
 def profile_with_vela(path: Path, device: Target, *, limit_seconds: float = _LIMIT_SECONDS) -> NpuFigures:
-    """What Vela computes for a file; see `compile_with_vela` for the errors.
+    """What Vela computes for a file.
 
     Raises:
-        UsageError: it is no .tflite file.
+        UnsupportedError: it is no .tflite file.
+        UsageError: it cannot be read.
+        EdgeccError: as `compile_with_vela`.
     """
     if path.suffix != ".tflite":
         raise UnsupportedError(
@@ -142,7 +144,13 @@ def _last(text: str) -> str:
 
 def _left(compiled: bytes) -> frozenset[str]:
     """Names of the results of operators that are still TFLite's own in the compiled file."""
-    return frozenset(op.outputs[0].name for op in read_graph(compiled).operators if op.code != NPU_CODE)
+    operators = read_graph(compiled).operators
+    return frozenset(_name(op) for op in operators if op.code != NPU_CODE)
+
+
+def _name(op: Operator) -> str:
+    """Of the result; operators that only assign have none."""
+    return op.outputs[0].name if op.outputs else ""
 
 
 def _figures(target: str, spec: VelaSpec, version: str, facts: Mapping[str, float], size: int) -> NpuFigures:
@@ -171,7 +179,7 @@ def _operators(
     total = sum(row.cycles for group in rows.values() for row in group) or 1
     made = []
     for op in operators:
-        name, group = op.outputs[0].name if op.outputs else "", rows.get(op.number, ())
+        name, group = _name(op), rows.get(op.number, ())
         cycles, on_cpu = sum(row.cycles for row in group), name in left
         made.append(
             NpuOperator(

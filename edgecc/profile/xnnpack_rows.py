@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from edgecc.analysis.tflite_workload import bytes_of, layer_of
 from edgecc.profile import OperatorTime
 from edgecc.profile.work import Work
-from edgecc.simulate.graph import Graph, Operator, read_graph
+from edgecc.tflite.reader import Graph, Operator, read_graph
 
 _PLACE = re.compile(r"[#:](\d+)$")
 _PRODUCTS = frozenset(

@@ -207,17 +207,19 @@ def watched(
         )
         assert process.stdin is not None and process.stdout is not None
         try:
-            with process.stdin as stream:
-                stream.write(given)
+            try:
+                with process.stdin as stream:
+                    stream.write(given)
+            except BrokenPipeError:  # it ended before it read
+                pass
             _listen(process.stdout.fileno(), until, hear)
             code = process.wait(max(0.1, until - time.monotonic()))
-        except BrokenPipeError:  # it ended before it read
-            code = process.wait()
         except subprocess.TimeoutExpired:
             raise Failure("it ran past the time limit", "allow more with ?timeout=SECONDS") from None
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+            process.stdout.close()
             process.wait()
         errors.seek(0)
         return code, errors.read().decode(errors="replace")

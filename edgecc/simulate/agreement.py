@@ -18,9 +18,9 @@ from edgecc.ir import Array
 from edgecc.runtime import Runner
 from edgecc.runtime.litert import LiteRtRunner, run_stored
 from edgecc.runtime.tflm import MicroRunner
-from edgecc.simulate.graph import Graph, Operator
 from edgecc.simulate.isolate import Isolator
 from edgecc.simulate.runner import SimulatedRunner
+from edgecc.tflite.reader import Graph, Operator
 
 REFERENCE_SAMPLES = 16
 """On how many samples, evenly spaced, every tensor is compared: reference kernels are slow."""

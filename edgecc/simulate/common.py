@@ -10,8 +10,8 @@ import numpy as np
 from edgecc.errors import UnsupportedError
 from edgecc.ir import Array
 from edgecc.simulate.fixed_point import Integers, round_half_away
-from edgecc.simulate.graph import Operator, Tensor
 from edgecc.tflite.options import ACTIVATIONS
+from edgecc.tflite.reader import Operator, Tensor
 
 Kernel = Callable[[Operator, Sequence[Array]], Sequence[Array]]
 """Computes the outputs of an operator from its inputs; inputs that are left out are empty arrays."""

@@ -24,7 +24,7 @@ from edgecc.simulate.fixed_point import (
     round_half_away,
     saturate,
 )
-from edgecc.simulate.graph import Operator, Tensor
+from edgecc.tflite.reader import Operator, Tensor
 
 _LEFT_SHIFT = 20
 """Bits by which Add and Sub raise their operands before they scale them (add.cc)."""

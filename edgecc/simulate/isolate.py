@@ -8,7 +8,7 @@ from copy import copy
 import numpy as np
 
 from edgecc.ir import Array
-from edgecc.simulate.graph import Operator
+from edgecc.tflite.reader import Operator
 
 
 class Isolator:

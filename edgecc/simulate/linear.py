@@ -13,7 +13,7 @@ import numpy as np
 from edgecc.ir import Array
 from edgecc.simulate.common import Axis, Kernel, axis, centred, clamped, fitted, padded
 from edgecc.simulate.fixed_point import Integers, rescale, round_half_away, wrap32
-from edgecc.simulate.graph import Operator, Tensor
+from edgecc.tflite.reader import Operator, Tensor
 
 _SAME = 0  # schema.fbs: enum Padding
 

@@ -9,7 +9,7 @@ import numpy as np
 from edgecc.errors import UnsupportedError
 from edgecc.ir import Array
 from edgecc.simulate.common import Kernel
-from edgecc.simulate.graph import Operator
+from edgecc.tflite.reader import Operator
 
 
 def _ints(values: Array) -> tuple[int, ...]:

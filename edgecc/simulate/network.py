@@ -11,7 +11,7 @@ from edgecc.errors import Finding, ModelError, UnsupportedError
 from edgecc.ir import Array
 from edgecc.simulate import elementwise, linear, moving, plain, reducing, resizing, tables
 from edgecc.simulate.common import Kernel
-from edgecc.simulate.graph import Graph, Operator
+from edgecc.tflite.reader import Graph, Operator
 
 _ANY: Mapping[str, Kernel] = {
     **moving.ANY,

@@ -14,8 +14,8 @@ import numpy as np
 from edgecc.errors import UnsupportedError
 from edgecc.ir import Array
 from edgecc.simulate.common import Kernel, bounds
-from edgecc.simulate.graph import Operator
 from edgecc.simulate.reducing import reduced_axes
+from edgecc.tflite.reader import Operator
 
 
 def binary(op: Operator, values: Sequence[Array], compute: Callable[[Array, Array], Array]) -> list[Array]:

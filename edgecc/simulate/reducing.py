@@ -13,7 +13,7 @@ import numpy as np
 from edgecc.ir import Array
 from edgecc.simulate.common import Axis, Kernel, axis, clamped, fitted, padded
 from edgecc.simulate.fixed_point import multiply, quantize_multiplier, wrap32
-from edgecc.simulate.graph import Operator
+from edgecc.tflite.reader import Operator
 
 _SAME = 0  # schema.fbs: enum Padding
 

@@ -12,7 +12,7 @@ import numpy as np
 from edgecc.ir import Array
 from edgecc.simulate.common import Kernel
 from edgecc.simulate.fixed_point import Integers, round_half_away, saturate
-from edgecc.simulate.graph import Operator
+from edgecc.tflite.reader import Operator
 
 _BITS = 10
 """Binary places of a position in the bilinear kernel."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from edgecc.ir import Array
 from edgecc.runtime import Runner, TensorSpec
 from edgecc.runtime.litert_ports import bind, checked_feeds, read_metadata, spec_of
-from edgecc.simulate.graph import read_graph
 from edgecc.simulate.network import Network, Observer
+from edgecc.tflite.reader import read_graph
 
 
 @dataclass

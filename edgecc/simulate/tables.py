@@ -28,7 +28,7 @@ from edgecc.simulate.fixed_point import (
     round_half_away,
     saturate,
 )
-from edgecc.simulate.graph import Operator
+from edgecc.tflite.reader import Operator
 
 _DIFFERENCE_BITS = 5  # of the exponent, softmax.h: kScaledDiffIntegerBits
 _SUM_BITS = 12  # of the sum of exponentials: kAccumulationIntegerBits

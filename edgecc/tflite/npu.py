@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 
 from edgecc.errors import Finding
-from edgecc.simulate.graph import Graph, Operator, Tensor, read_graph
 from edgecc.tflite.npu_rules import CHECKS
+from edgecc.tflite.reader import Graph, Operator, Tensor, read_graph
 
 TABLE = Path(__file__).with_name("ethosu.json")
 

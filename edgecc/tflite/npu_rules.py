@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from edgecc.simulate.graph import Operator, Tensor
+from edgecc.tflite.reader import Operator, Tensor
 
 Check = Callable[[Operator, Sequence[str]], str | None]
 _VALID = 1  # of the schema's Padding

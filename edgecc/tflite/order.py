@@ -5,8 +5,8 @@ from __future__ import annotations
 from edgecc.analysis.memory import head_bytes
 from edgecc.analysis.micro_kernels import Machine
 from edgecc.analysis.schedule import lower_peak
+from edgecc.tflite.flat import network_of
 from edgecc.tflite.graph import Graph
-from edgecc.tflite.reader import network_of
 
 # A 32-bit core; which kernels it has changes scratch buffers, and with them hardly ever which order is best.
 _MACHINE = Machine(4, "reference")

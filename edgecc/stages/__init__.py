@@ -1,0 +1,1 @@
+"""The stages of `edgecc.compile`: a job, its plan, its files, what they are worth, what is left on disk."""
