@@ -636,7 +636,7 @@ def test_calibrate_makes_a_target(cli: Cli, tmp_path: Path) -> None:
 
 def test_a_page_of_a_target_shows_limits_facts_and_latency(cli: Cli) -> None:
     text = cli("targets", "cortex-m4").out
-    for part in ("TFLite Micro", "640 KB", "MLPerf Tiny", "unchecked", "NuMaker-M467HJ"):
+    for part in ("TFLite Micro", "640 KB", "MLPerf Tiny", "unchecked", "NUCLEO-L4R5ZI"):
         assert part in text
 
 
