@@ -74,12 +74,15 @@ def test_int8_answers_alike_on_every_level_and_the_count_repeats(arm: Machine, d
     assert again == a76
 
 
-def test_onnx_runtime_answers_alike_on_arm(arm: Machine, digits: Path) -> None:
+def test_onnx_runtime_answers_alike_on_every_level(arm: Machine, digits: Path) -> None:
+    """Its kernels for x86-64 round otherwise than those for Arm: of 30 answers one differs, by a step."""
     feeds = {"image": images(3)}
     path = digits / "digits_cnn.int8.onnx"
     found = compare(path, ["a53", "a76"], feeds, count=False)
     assert found.bit_identical is True
-    assert [each.differences[0].differing for each in found.levels] == [0, 0]
+    here = [each.differences[0] for each in found.levels]
+    assert [(d.against, d.compared) for d in here] == [("this machine", 30)] * 2
+    assert all((d.steps or 0) <= 1 for d in here)
     assert found.levels[0].operators["QLinearConv"] > 0
 
 
