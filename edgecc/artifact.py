@@ -68,6 +68,12 @@ class Artifact:
         """The file that holds the bytes instead of memory; None: they are in `data`."""
         return None if self.data else self.path
 
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """Names of the files beside it that were made of it: packed, for an NPU, sources for firmware."""
+        one = [self.notes[key] for key in ("packed", "vela") if key in self.notes]
+        return tuple(str(made["file"]) for made in (*one, *self.notes.get("firmware", ())))
+
     def content(self) -> bytes:
         """The bytes, wherever they are."""
         return self.data if self.waits_in is None else self.waits_in.read_bytes()

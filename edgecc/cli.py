@@ -78,7 +78,8 @@ def compile_command(**given: Any) -> None:
 
     files = {form: str(artifact.path) for form, artifact in result.artifacts.items()}
     data = {**result.report.to_dict(), "output": str(result.output), "files": files} if voice.json else None
-    written = [*map(Path, files.values()), result.output / "report.html"]
+    made = [result.output / name for a in result.artifacts.values() for name in a.companions]
+    written = [*map(Path, files.values()), *made, result.output / "report.html"]
     voice.show(data, lambda: compiled_items(result.report, written, every=voice.verbose))
 
 

@@ -196,3 +196,19 @@ def test_every_kernel_of_tflite_micro_has_a_method() -> None:
         code for code, row in rows.items() if row.get("tflite-micro") and firmware.method(code) is None
     ] == []
     assert firmware.method("CUSTOM") is None
+
+
+def test_the_terminal_names_what_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from edgecc.cli import main
+
+    main(["compile", str(MODELS / "digits_mlp.onnx"), "--target", "cortex-m4", "--precision", "int8", "--random-data",
+          "--no-verify", "--no-profile", "-o", str(tmp_path / "out")])  # fmt: skip
+    written = [
+        line.removeprefix("wrote ") for line in capsys.readouterr().out.splitlines() if "wrote" in line
+    ]
+    assert {Path(w).name for w in written} >= {
+        "digits_mlp_int8.cc",
+        "digits_mlp_int8.h",
+        "digits_mlp.int8.tflite",
+    }
+    assert all(Path(w).is_file() for w in written)

@@ -21,7 +21,7 @@ from edgecc.profile.predict import predict, predict_file
 from edgecc.profile.recalibrate import Measured, read_measured, refit, target_text
 from edgecc.profile.side_by_side import SideBySide
 from edgecc.report.predictions import prediction_tables
-from edgecc.target import LatencySpec, Target, target
+from edgecc.target import CostSpec, LatencySpec, Target, target
 from edgecc.tflite.reader import read_graph
 
 Parse = Callable[..., ModelProto]
@@ -286,6 +286,15 @@ def test_a_compilation_tells_before_and_after_on_its_target(network: Path, tmp_p
         ).report.predictions
         == {}
     )  # it has no rates: it is measured
+
+
+def test_rates_of_another_precision_are_scaled_by_the_costs_of_the_target(network: Path) -> None:
+    cost = CostSpec(mac={"fp32": 6.0, "int8": 2.0, "int16x8": 4.0})
+    only = device(table(), cost=cost)
+    int8, fp32 = (predict(load(network), only, precision=p) for p in ("int8", "fp32"))
+    assert fp32.ms == pytest.approx(3 * int8.ms)
+    assert fp32.grade == prediction.UNCALIBRATED
+    assert fp32.notes == ("rates of LiteRT in int8 stand for LiteRT in fp32, times 3 by [cost]",)
 
 
 def test_a_prediction_of_no_file_or_another_kind_of_file_says_so(tmp_path: Path) -> None:

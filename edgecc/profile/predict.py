@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from edgecc import ir
 from edgecc.analysis.workload import RATES, Layer, amounts, layers_of
 from edgecc.errors import EdgeccError, ModelError, UnsupportedError, UsageError
@@ -240,7 +242,17 @@ def choose(device: Target, runtime: str, precision: str) -> tuple[LatencySpec, s
         return by_cost(device, runtime, precision), UNCALIBRATED, _FACTOR_OF_TWO, (note,)
     spec = device.latency[0]
     note = f"rates of {spec.runtime} in {spec.precision} stand for {runtime} in {precision}"
+    mac = device.cost.mac
+    factor = mac[_counted(precision)] / mac[_counted(spec.precision)]
+    if factor != 1:
+        note += f", times {factor:.2g} by [cost]"
+        spec = msgspec.structs.replace(spec, rates={rate: factor * r for rate, r in spec.rates.items()})
     return spec, UNCALIBRATED, _FACTOR_OF_TWO, (note,)
+
+
+def _counted(precision: str) -> str:
+    """The precision of `[cost]` that another is counted as."""
+    return {"int4": "int8", "int8": "int8", "int16x8": "int16x8"}.get(precision, "fp32")
 
 
 def by_cost(device: Target, runtime: str, precision: str) -> LatencySpec:
@@ -256,7 +268,7 @@ def by_cost(device: Target, runtime: str, precision: str) -> LatencySpec:
             f"{device.name} has no latency table, and no clock at which its [cost] would be time",
             remedy="give `ghz` in a target of your own that extends it, or measure there",
         )
-    counted = {"int4": "int8", "int8": "int8", "int16x8": "int16x8"}.get(precision, "fp32")
+    counted = _counted(precision)
     width, weight = {"fp32": (4, 4), "int8": (1, 1), "int16x8": (2, 1)}[counted]
     byte = device.cost.byte[counted]
     of = {
