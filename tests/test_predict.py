@@ -17,7 +17,7 @@ from edgecc.compile import lower_float
 from edgecc.errors import ModelError, UnsupportedError, UsageError
 from edgecc.importer import load
 from edgecc.profile import predict as prediction
-from edgecc.profile.predict import predict, predict_file
+from edgecc.profile.predict import before_and_after, predict, predict_file
 from edgecc.profile.recalibrate import Measured, read_measured, refit, target_text
 from edgecc.profile.side_by_side import SideBySide
 from edgecc.report.predictions import prediction_tables
@@ -295,6 +295,16 @@ def test_rates_of_another_precision_are_scaled_by_the_costs_of_the_target(networ
     assert fp32.ms == pytest.approx(3 * int8.ms)
     assert fp32.grade == prediction.UNCALIBRATED
     assert fp32.notes == ("rates of LiteRT in int8 stand for LiteRT in fp32, times 3 by [cost]",)
+
+
+def test_what_cannot_be_counted_is_not_predicted(parse: Parse) -> None:
+    text = """g (float[3,1,4] x) => (float[3,1,1,2] y) { y = RNN<hidden_size = 2>(x, w, r) }"""
+    weights = {"w": np.ones((1, 2, 4), np.float32), "r": np.ones((1, 2, 2), np.float32)}
+    model = load(parse(text, constants=weights))
+    with pytest.raises(UnsupportedError, match="cannot be counted") as raised:
+        predict(model, device(table()))
+    assert "the file that was made" in str(raised.value)
+    assert before_and_after(model, {}, device(table())) == {}
 
 
 def test_a_prediction_of_no_file_or_another_kind_of_file_says_so(tmp_path: Path) -> None:

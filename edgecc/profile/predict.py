@@ -12,7 +12,7 @@ import msgspec
 
 from edgecc import ir
 from edgecc.analysis.workload import RATES, Layer, amounts, layers_of
-from edgecc.errors import EdgeccError, ModelError, UnsupportedError, UsageError
+from edgecc.errors import EdgeccError, Finding, ModelError, UnsupportedError, UsageError
 from edgecc.target import LatencySpec, Target
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ def predict(
 
     Raises:
         UsageError: a size of the network is not known.
-        UnsupportedError: the target has neither a latency table nor a clock.
+        UnsupportedError: the target has neither a latency table nor a clock; or a node computes in steps or in a
+            graph of its own, which nobody counts.
     """
     unknown = [v for node in model.graph for v in node.outputs if ir.dims(v) is None]
     if unknown:
@@ -119,8 +120,23 @@ def predict(
             f"the shape of {unknown[0].name} is not known",
             remedy="bind symbolic dimensions with --input-shape",
         )
+    inner = [n for n in model.graph if n.op_type in _WITHIN or any(map(_holds_graph, n.attributes.values()))]
+    if inner:
+        raise UnsupportedError(
+            "what nodes compute in steps or in graphs of their own cannot be counted",
+            [Finding(ir.label(node), node.op_type, "unrolled or inlined when compiled") for node in inner],
+            remedy="compile the network, which unrolls or inlines it, and give the file that was made",
+        )
     runtime = runtime or device.runtimes.get(device.formats[0], "LiteRT")
     return predict_layers(layers_of(model), device, runtime=runtime, precision=precision)
+
+
+# Layers that compute many steps.
+_WITHIN = frozenset({"LSTM", "GRU", "RNN"})
+
+
+def _holds_graph(attribute: ir.Attr) -> bool:
+    return attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def predict_layers(layers: Sequence[Layer], device: Target, *, runtime: str, precision: str) -> Prediction:
