@@ -135,14 +135,11 @@ def _sort(model: ir.Model) -> None:
             ordered = ordered and all(p is None or p in seen or p.graph is not graph for p in above)
             seen.add(node)
         # Nodes of sub-graphs may read what only a later node computes: sorting sees to that too.
-        if not ordered or any(attr.type in _GRAPHS for node in graph for attr in node.attributes.values()):
+        if not ordered or any(map(ir.holds_graph, graph)):
             try:
                 graph.sort()
             except ValueError as error:
                 raise ModelError("the graph has a cycle", node=graph.name) from error
-
-
-_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def _forget_shapes(model: ir.Model) -> dict[ir.Value, ir.Shape]:

@@ -288,6 +288,11 @@ def replace(old: Iterable[Node], new: Iterable[Node], outputs: dict[Value, Value
     graph.remove(old, safe=True)
 
 
+def holds_graph(node: Node) -> bool:
+    """Whether an attribute of the node is a graph or several (If, Loop, Scan)."""
+    return any(a.type in (AttributeType.GRAPH, AttributeType.GRAPHS) for a in node.attributes.values())
+
+
 def can_bypass(before: Value, after: Value) -> bool:
     """Whether `after` can take the place of `before`: two names that the user sees cannot become one."""
     if not before.is_graph_output():

@@ -120,7 +120,7 @@ def predict(
             f"the shape of {unknown[0].name} is not known",
             remedy="bind symbolic dimensions with --input-shape",
         )
-    inner = [n for n in model.graph if n.op_type in _WITHIN or any(map(_holds_graph, n.attributes.values()))]
+    inner = [n for n in model.graph if n.op_type in _WITHIN or ir.holds_graph(n)]
     if inner:
         raise UnsupportedError(
             "what nodes compute in steps or in graphs of their own cannot be counted",
@@ -133,10 +133,6 @@ def predict(
 
 # Layers that compute many steps.
 _WITHIN = frozenset({"LSTM", "GRU", "RNN"})
-
-
-def _holds_graph(attribute: ir.Attr) -> bool:
-    return attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def predict_layers(layers: Sequence[Layer], device: Target, *, runtime: str, precision: str) -> Prediction:

@@ -51,8 +51,7 @@ class Probe:
         self._constants = dict(rounded.graph.initializers.items())
         self._outputs = [str(v.name) for v in model.graph.outputs if v.dtype != ir.DataType.STRING]
         self._fed = {str(v.name) for v in model.graph.inputs}
-        nested = any(a.type in _GRAPHS for node in model.graph for a in node.attributes.values())
-        self._cuts = _cuts(model, nested=nested)
+        self._cuts = _cuts(model, nested=any(map(ir.holds_graph, model.graph)))
 
     def run(
         self, wave: Sequence[ir.Value], rounding: Mapping[ir.Value, QuantParams], samples: Sequence[Sample]
@@ -202,6 +201,3 @@ def _power(array: ir.Array) -> float:
     flat = array.ravel().astype(np.float64)
     flat = flat[np.isfinite(flat)]
     return float(flat @ flat)
-
-
-_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)

@@ -48,7 +48,7 @@ def render_html(report: Report) -> str:
         count=lambda value: "-" if value is None else f"{value:,}".replace(",", "\u202f"),
         pretty=lambda value: json.dumps(value, indent=1, ensure_ascii=False),
     )
-    charts = figures(report)
+    charts, on_target = figures(report), tables.on_target(report)
     return environment.get_template("report.html.j2").render(
         r=report,
         profiles=[(a.label, a.profile) for a in report.artifacts if a.profile is not None],
@@ -60,8 +60,8 @@ def render_html(report: Report) -> str:
         options=report.to_dict()["options"],
         memory={i: memory_lines(a) for i, a in enumerate(report.artifacts) if a.memory is not None},
         compression=tables.compression_table(report),
-        on_target=[item for item in tables.on_target(report) if not isinstance(item, str)],
-        on_target_notes=[item for item in tables.on_target(report) if isinstance(item, str)],
+        on_target=[item for item in on_target if not isinstance(item, str)],
+        on_target_notes=[item for item in on_target if isinstance(item, str)],
         npu_line=npu.figure_line,
         npu_left=npu.cpu_lines,
     )
