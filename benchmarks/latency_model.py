@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from latency_rows import Row, micro_rows, ncnn_rows, tflite_rows
+from latency_rows import ODD_BEFORE, Row, micro_rows, ncnn_rows, tflite_rows
 from scipy.stats import spearmanr
 
 from edgecc.analysis.latency_fit import STRENGTH, Floats, posterior
@@ -29,11 +29,11 @@ NCNN = {
     ("moved",): 0.8, ("conv3x3_moved",): 3.0, ("depthwise_moved",): 0.8, ("exp_moved",): 12.0, ("power_moved",): 40.0,
     ("weights",): 1.5, ("layers",): 3e4,
 }  # fmt: skip
-# In int8 odd channels take the same kernels.
+# In int8 odd channels take the same kernels, but for those of before December 2023 on cores with dot products.
 NCNN_INT8 = {
     ("conv3x3", "conv3x3_odd") if "conv3x3" in k else ("conv",) if "conv" in k else k: v
     for k, v in NCNN.items()
-}
+} | {(ODD_BEFORE,): 0.4}
 XNNPACK = {
     ("conv1x1", "conv3x3", "conv3x3_odd", "conv", "grouped"): 0.3, ("depthwise",): 0.7,
     ("moved", "conv3x3_moved", "depthwise_moved", "exp_moved", "power_moved"): 0.8,
@@ -57,8 +57,10 @@ class Fit:
 
 
 def matrix(rows: Iterable[Row], columns: Columns) -> Floats:
-    """(rows, columns) milliseconds a cycle of each rate."""
-    return np.array([[sum(r.amounts[k] for k in group) / (r.ghz * 1e6) for group in columns] for r in rows])
+    """(rows, columns) milliseconds a cycle of each rate; what a row does not tell, as kernels of before, is 0."""
+    return np.array(
+        [[sum(r.amounts.get(k, 0.0) for k in group) / (r.ghz * 1e6) for group in columns] for r in rows]
+    )
 
 
 def fit(rows: list[Row], columns: Columns, start: Fit | None = None, strength: float = STRENGTH) -> Fit:

@@ -81,13 +81,30 @@ def _row(r: dict[str, str], device: str, family: str, network: str, amounts: dic
     return Row(device, family, network, float(r["latency_ms"]), float(r["freq_ghz"]), amounts)
 
 
+ODD_BEFORE = "conv3x3_odd_before"
+"""Of `conv3x3_odd`, what ran in int8 kernels of before December 2023 on a core with dot products."""
+
+# Entered into ncnn's table before December 2023 (the history of its benchmark/README.md). Until then int8 convolutions
+# whose channels fill no pack of 4 or 8 had no kernels with dot products (ncnn's pull requests 5016, 5087 and 5147).
+_BEFORE_DECEMBER_2023 = frozenset({
+    "MacBook Pro M1", "Station P2 RK3568", "Jetson AGX Orin", "RK3588", "Station-M2 RK3566", "Snapdragon 8 Gen 2",
+})  # fmt: skip
+
+
 def ncnn_rows(precision: str, threads: str = "1") -> list[Row]:
     return [
         Row(f"{r['device']}, {r['cpu_core']}", core_class(r["cpu_core"]), r["model"], float(r["latency_ms"]),
-            float(r["freq_ghz"]), networks()[r["model"]])
+            float(r["freq_ghz"]), _ncnn_amounts(r))
         for r in truth()
         if (r["runtime"], r["precision"], r["threads"]) == ("ncnn", precision, threads) and r["model"] in networks()
     ]  # fmt: skip
+
+
+def _ncnn_amounts(r: dict[str, str]) -> dict[str, float]:
+    found = networks()[r["model"]] | {ODD_BEFORE: 0.0}
+    if r["precision"] == "int8" and r["device"] in _BEFORE_DECEMBER_2023:
+        found |= {ODD_BEFORE: found["conv3x3_odd"], "conv3x3_odd": 0.0}
+    return found
 
 
 def tflite_rows(precision: str) -> list[Row]:

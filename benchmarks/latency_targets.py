@@ -12,6 +12,7 @@ import latency_rows
 import numpy as np
 
 from edgecc.analysis.latency_fit import Floats
+from edgecc.analysis.workload import RATES
 
 TARGETS = Path(__file__).resolve().parents[1] / "targets"
 MARKER = "# Fitted by benchmarks/latency_model.py --write; not edited by hand."
@@ -116,7 +117,8 @@ def table(want: Wanted, fit: Fitted, transfer: dict[str, float]) -> str:
     rows = [fit.rows[i] for i in at]
     errors = [_error(fit, predicted, at) for predicted in (fit.there, fit.anywhere)]
     logs = fit.found.devices[want.device]
-    rates = {k: float(np.exp(a)) for group, a in zip(fit.columns, logs, strict=True) for k in group}
+    each = zip(fit.columns, logs, strict=True)
+    rates = {k: float(np.exp(a)) for group, a in each for k in group if k in RATES}
     threads = re.search(r"(\d) threads", want.device)
     shown = ", ".join(f"{k} = {v:.3g}" for k, v in rates.items())
     lines = [
