@@ -2,9 +2,9 @@
 
     python benchmarks/latency_instructions.py [--count]
 
-Reads ../shared/latency_truth.csv and latency_instructions.csv; --count makes the latter anew (a minute or two a row): each
-network with random weights (mobilenet_files.py), compiled to TFLite, run in the emulated LiteRT. Prints the rate of
-each figure, what it is worth on a device and on a network left out, and what ncnn's rates say of the same figures.
+Reads ../shared/latency_truth.csv and latency_instructions.csv; --count makes the latter anew (a minute or two a row):
+each network with random weights (mobilenet_files.py), compiled to TFLite, run in the emulated LiteRT. Prints the rate
+of each figure, what it is worth on a device and on a network left out, and what ncnn's rates say of the same figures.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 import latency_model as fits
 import latency_rows
@@ -49,6 +50,7 @@ class Figure:
 
     @property
     def per_cycle(self) -> float:
+        """Instructions."""
         return self.instructions / self.millions
 
 
@@ -179,8 +181,8 @@ def count() -> None:
             source = Path(folder) / f"{name}.onnx"
             onnx.save(NETWORKS[name](), source)
             made = edgecc.compile(
-                source, precision=precision, random_data=True, format="tflite", no_verify=True, no_profile=True,
-                output=folder,
+                source, precision=cast(Any, precision), random_data=True, format="tflite", no_verify=True,
+                no_profile=True, output=folder,
             ).artifacts["tflite"].path  # fmt: skip
             assert made is not None
             file = ModelFile.read(made)
@@ -198,7 +200,7 @@ def main() -> None:
         count()
         counted.cache_clear()
     print(
-        "| precision | device | network | build | instructions, M | cycles, M | a cycle | device left out | ncnn's rates |"
+        "| precision | device | network | build | instructions, M | cycles, M | a cycle | device left out | by ncnn |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for precision in ("fp32", "int8"):

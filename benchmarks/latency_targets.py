@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import latency_instructions
 import latency_model as fits
 import latency_rows
 import numpy as np
@@ -57,6 +58,8 @@ WANTED: dict[str, list[Wanted]] = {
     ],
     **{f"cortex-{core}": [] for core in ("m4", "m7", "m33")},
 }  # fmt: skip
+# Target -> the level on which files are counted for it, where published figures say how fast such a core executes.
+LEVELS = {"cortex-a53": "a53", "cortex-a72": "a72"}
 # Whose figures serve which runtime, the first that has some on the core.
 MICRO_ENGINES = {
     "TFLite Micro": ("CMSIS-NN kernels", "microTVM with CMSIS-NN"), "X-CUBE-AI": ("X-CUBE-AI",)
@@ -190,10 +193,13 @@ def blocks() -> dict[str, str]:
     """What belongs after the marker of each target."""
     found = fitted()
     transfer = transfer_errors()
-    return {
-        target: "\n\n".join(table(w, found[w.rows], transfer) for w in wanted(target, found["micro"].rows))
-        for target in WANTED
-    }
+    made = {}
+    for target in WANTED:
+        tables = [table(w, found[w.rows], transfer) for w in wanted(target, found["micro"].rows)]
+        if target in LEVELS:
+            tables += [latency_instructions.table(p, LEVELS[target]) for p in ("fp32", "int8")]
+        made[target] = "\n\n".join(tables)
+    return made
 
 
 def write() -> None:

@@ -1,11 +1,13 @@
 """MobileNets as ONNX files with random weights: their instructions are counted, which weights do not change.
 
-Layers: the tables of the papers (v1: table 1; v2: table 2; v3: tables 1 and 2). BatchNorm is folded, as in files for devices.
+Layers: the tables of the papers (v1: table 1; v2: table 2; v3: tables 1 and 2). BatchNorm is folded, as in files for
+devices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,13 +22,13 @@ class _Net:
         self.input, self.size, self.channels, self.value = size, size, 3, "x"
         self.nodes, self.weights = list[onnx.NodeProto](), list[onnx.TensorProto]()
 
-    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         self.value = f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [self.value], **attributes))
         return self.value
 
     def weight(self, *shape: int) -> str:
-        values = self.random.standard_normal(shape) / np.sqrt(max(1, np.prod(shape[1:])))
+        values = self.random.standard_normal(shape) / float(np.prod(shape[1:])) ** 0.5
         return self.constant(values)
 
     def constant(self, values: object) -> str:

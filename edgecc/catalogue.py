@@ -32,7 +32,7 @@ def target_page(name: str) -> dict[str, Any]:
 
 def target_items(page: dict[str, Any]) -> list[Table | str]:
     """The page of a target: limits and kernels, facts with their sources, boards, and its latency model."""
-    tables = {"facts", "latency", "boards"}
+    tables = {"facts", "latency", "instructions", "boards"}
     items: list[Table | str] = [
         *page_lines({k: v for k, v in page.items() if k not in tables and v not in ([], {})})
     ]
@@ -60,6 +60,14 @@ def target_items(page: dict[str, Any]) -> list[Table | str]:
                 ">other runtime")  # fmt: skip
     items.append(Table("latency model (mean error on a network left out)", headings, rows))
     items += [f"{s['runtime']} {s['precision']}: {s['source']}" for s in page["latency"]]
+    if page["instructions"]:
+        rows = [
+            [s["runtime"], s["precision"], s["level"], f"{s['per_cycle']:g}", str(s["devices"]), str(s["figures"]),
+             _error(s["error"])]
+            for s in page["instructions"]
+        ]  # fmt: skip
+        counted = ("runtime", "precision", "counted on", ">a cycle", ">devices", ">figures", ">error")
+        items.append(Table("instructions a cycle (error on devices and networks left out)", counted, rows))
     return items
 
 

@@ -80,6 +80,28 @@ class LatencySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     source: str
 
 
+class InstructionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Instructions that one thread of a runtime executes a cycle: published latencies, and counts on an emulated core.
+
+    Attributes:
+        runtime, precision: whose kernels.
+        level: of `emulated://`, where files are counted for it.
+        per_cycle: instructions a cycle.
+        error: mean relative error of latencies on devices and networks that it was not made of.
+        figures, devices: how many it was made of.
+        source: where they are from.
+    """
+
+    runtime: str
+    precision: str
+    level: str
+    per_cycle: float
+    error: float
+    figures: int
+    devices: int
+    source: str
+
+
 class BoardSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A board with this core: its name is taken by `--target`, too, and sets clock and memory."""
 
@@ -126,6 +148,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         pipeline: the float passes.
         cost: what operators take, for choosing precisions.
         latency: what layers take, by published or measured figures.
+        instructions: that the core executes a cycle, likewise.
         vela: of an Ethos-U: how its files are compiled further; None for all others.
         facts: numbers with their sources.
         notes: what a user should know before choosing a precision.
@@ -150,6 +173,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     pipeline: PipelineSpec = PipelineSpec()
     cost: CostSpec = CostSpec()
     latency: tuple[LatencySpec, ...] = ()
+    instructions: tuple[InstructionSpec, ...] = ()
     vela: VelaSpec | None = None
     facts: tuple[Fact, ...] = ()
     notes: tuple[str, ...] = ()

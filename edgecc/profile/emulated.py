@@ -1,7 +1,8 @@
 """`--device emulated://a53|a72|a76|i8mm|all`: an artifact in the real Arm runtimes, without a device.
 
 What it shows: whether the answers are the same, bit for bit, on every level of Arm's instruction sets and here; which
-kernels the runtime picks on a level; how many instructions one inference takes. It says nothing about time.
+kernels the runtime picks on a level; how many instructions one inference takes. It says nothing about time; what counts
+predict for a target that is named, with which error, is `by_instructions`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from edgecc.profile.tensors import ModelFile, each
 from edgecc.runtime import TensorSpec
 
 if TYPE_CHECKING:
+    from edgecc.profile.by_instructions import CountedPrediction
     from edgecc.report.terminal import Table
 
 TIER = "emulated: answers and instructions, no time"
@@ -80,6 +82,7 @@ class Emulated:
         bit_identical: whether all levels gave the same answers; None for one level.
         tier: what the figures are.
         notes: what is missing, and why.
+        predictions: for the targets that were named, from these counts.
     """
 
     runtime: str
@@ -89,6 +92,7 @@ class Emulated:
     bit_identical: bool | None
     tier: str = TIER
     notes: tuple[str, ...] = ()
+    predictions: tuple[CountedPrediction, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON takes it."""

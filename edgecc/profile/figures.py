@@ -28,7 +28,8 @@ def figures(
     """The figures of one file, each with its tier.
 
     Measured on `device`, or here if that is "local", if `runs` are asked for, or if the only target is this
-    machine's; else computed or predicted for the targets; without any, measured here.
+    machine's; else computed or predicted for the targets; without any, measured here. An emulated device
+    has no time: for targets that are named, its counts predict it.
 
     Args:
         path: a .tflite or .onnx file.
@@ -51,6 +52,7 @@ def figures(
     found: Found
     if device not in (None, "local"):
         found = profile_on(device, path, runs=runs, threads=threads, input_shape=input_shape)
+        found = _predicted(found, path, targets) if targets else found
     elif device is None and runs is None and targets and not _is_here(targets):
         found = side_by_side(path, targets, precision=precision, input_shape=input_shape)
     else:
@@ -58,6 +60,13 @@ def figures(
     if page is not None:
         write_file(page, found.page(str(path)).encode())
     return found
+
+
+def _predicted(found: Found, path: Path, targets: Sequence[Target]) -> Found:
+    from edgecc.profile.by_instructions import with_predictions
+    from edgecc.profile.emulated import Emulated
+
+    return with_predictions(found, path, targets) if isinstance(found, Emulated) else found
 
 
 def _is_here(targets: Sequence[Target]) -> bool:

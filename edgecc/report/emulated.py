@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from edgecc.profile.by_instructions import CountedPrediction
 from edgecc.profile.emulated import Difference, Emulated, LevelFound
-from edgecc.report.tables import percent
+from edgecc.report.predictions import PREDICTION_HEADINGS, spread
+from edgecc.report.tables import milliseconds, percent
 from edgecc.report.terminal import Table
 
 
@@ -20,6 +24,9 @@ def emulated_tables(found: Emulated, limit: int | None = 20, title: str = "") ->
             "bit-identical on all levels" if found.bit_identical else "the levels do not answer alike"
         )
     items.extend(found.notes)
+    if found.predictions:
+        items.append(_predictions(found.predictions))
+        items.extend(f"{p.target}: {_how(p)}" for p in found.predictions)
     for each in found.levels:
         if each.operators:
             counts = ", ".join(f"{n} {name}" for name, n in each.operators.items())
@@ -27,6 +34,18 @@ def emulated_tables(found: Emulated, limit: int | None = 20, title: str = "") ->
         if each.count is not None:
             items.append(_functions(each, limit))
     return items
+
+
+def _predictions(found: Sequence[CountedPrediction]) -> Table:
+    rows = [[p.target, p.runtime, p.precision, milliseconds(p.ms), spread(p), p.tier, p.grade] for p in found]
+    return Table("not measured, and not emulated: predicted for targets", PREDICTION_HEADINGS, rows)
+
+
+def _how(found: CountedPrediction) -> str:
+    return (
+        f"1 thread at {found.ghz:g} GHz, {found.per_cycle:g} instructions a cycle, counted on {found.level}; "
+        f"{found.source}"
+    )
 
 
 def _row(found: LevelFound) -> list[str]:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from edgecc.profile.predict import OperatorPrediction, Prediction
 from edgecc.report.tables import milliseconds, percent, short, slowest_first
 from edgecc.report.terminal import Table
+
+if TYPE_CHECKING:
+    from edgecc.profile.by_instructions import CountedPrediction
+
+
+PREDICTION_HEADINGS = ("target", "runtime", "precision", ">latency", ">from..to", "tier", "grade")
 
 
 def prediction_tables(
@@ -14,8 +21,7 @@ def prediction_tables(
 ) -> list[Table | str]:
     """A line a target, then the operators that take longest, targets side by side."""
     rows = [[p.target, p.runtime, p.precision, milliseconds(p.ms), spread(p), p.tier, p.grade] for p in found]
-    headings = ("target", "runtime", "precision", ">latency", ">from..to", "tier", "grade")
-    items: list[Table | str] = [Table(title, headings, rows)]
+    items: list[Table | str] = [Table(title, PREDICTION_HEADINGS, rows)]
     for p in found:
         threads = f"{p.threads} thread{'s' if p.threads > 1 else ''}"
         items.append(f"{p.target}: {threads} at {p.ghz:g} GHz, by {p.source} ({p.board})")
@@ -24,7 +30,7 @@ def prediction_tables(
     return items
 
 
-def spread(found: Prediction) -> str:
+def spread(found: Prediction | CountedPrediction) -> str:
     """The error bar in milliseconds."""
     return f"{milliseconds(found.low_ms)}..{milliseconds(found.high_ms)}"
 
