@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Timer
@@ -166,6 +166,7 @@ class Guest:
         (work / "request.json").write_text(json.dumps(request), encoding="utf-8")
         with (work / "errors").open("w+b") as errors:
             reading, writing = os.pipe()
+            _widen(writing)
             with os.fdopen(reading, "rb", buffering=0) as stream:
                 try:
                     extra = [*words, "-D", f"/dev/fd/{writing}"] if log else []
@@ -235,6 +236,14 @@ class Guest:
         )
         products = {name: sum(f.products[name] for f in found) for name in CLASSES}
         return Count(totals[-1], totals[-1] == totals[-2], products, found)
+
+
+def _widen(pipe: int) -> None:
+    """A log comes in fewer, larger pieces: a fifth of the time; where the system allows it."""
+    import fcntl  # not on every system that imports this module
+
+    with suppress(OSError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
 
 
 def _library(said: Mapping[str, Any], kind: str) -> tuple[int, int, int, str]:
