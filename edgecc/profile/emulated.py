@@ -171,7 +171,7 @@ def compare(path: Path, levels: Sequence[str], feeds: Mapping[str, Array], *, co
         gaps = tuple(differences(who, answers, theirs, file.scales) for who, theirs in wanted.items())
         counted = guest.count(stored) if count else None
         if counted is not None and not counted.repeatable:
-            notes.append(f"{level}: two inferences of the same sample differ in their number of instructions")
+            notes.append(f"{level}: no two inferences of the same sample take as many instructions")
         found.append(LevelFound(level, LEVELS[level].cpu, digest.hexdigest(), gaps, counted, guest.operators))
     name, package = _NAMES[file.kind]
     same = len({one.digest for one in found}) == 1 if len(found) > 1 else None

@@ -79,9 +79,20 @@ class BlockLog:
         sizes = {b"%016x" % address: len(words) for address, words in self.blocks.items()}
         return [sum(sizes[key] * n for key, n in one.items()) for one in self.inferences]
 
-    def last(self) -> Iterable[tuple[int, int, Mapping[str, int]]]:
-        """(address, instructions, instructions of each class) of every block of the last inference."""
-        for key, n in self.inferences[-1].items():
+    def usual(self) -> tuple[int, int]:
+        """Place of an inference with the usual number of instructions, and how many have as many.
+
+        The first may still warm up. Of the others some do more: ONNX Runtime looks at the clock in each and, seconds
+        after the last time, does some accounting. What most have in common is usual; the least where none is.
+        """
+        totals = self.totals()
+        counts = Counter(totals[1:] or totals)
+        value = max(counts, key=lambda total: (counts[total], -total))
+        return max(i for i, total in enumerate(totals) if total == value), counts[value]
+
+    def executed(self, place: int) -> Iterable[tuple[int, int, Mapping[str, int]]]:
+        """(address, instructions, instructions of each class) of every block of an inference."""
+        for key, n in self.inferences[place].items():
             address = int(key, 16)
             words = self.blocks[address]
             kinds = {name: n * sum(is_class(word, name) for word in words) for name in CLASSES}
