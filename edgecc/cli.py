@@ -97,13 +97,23 @@ def inspect_command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Show operators, parameters, MACs, memory, and what a target can run of MODEL."""
-    from edgecc.inspect import inspect_model, inspection_tables
+    """Show operators, parameters, MACs, memory, and what a target can run of MODEL (.onnx or .tflite)."""
     from edgecc.options import shapes
 
-    bound = shapes(input_shape) if input_shape else None
-    found = inspect_model(model, targets=target or ("arm",), input_shape=bound)
-    Voice(json, quiet, verbose).show(found, lambda: inspection_tables(found, every=verbose))
+    bound, targets = shapes(input_shape) if input_shape else None, target or ("arm",)
+    voice = Voice(json, quiet, verbose)
+    if Path(model).suffix == ".tflite":
+        from edgecc.inspect_tflite import file_tables, inspect_file
+
+        if bound:
+            raise UsageError("a TFLite file says its shapes itself", node="--input-shape")
+        file = inspect_file(Path(model), targets)
+        voice.show(file, lambda: file_tables(file, every=verbose))
+        return
+    from edgecc.inspect import inspect_model, inspection_tables
+
+    found = inspect_model(model, targets=targets, input_shape=bound)
+    voice.show(found, lambda: inspection_tables(found, every=verbose))
 
 
 @app.command("profile")

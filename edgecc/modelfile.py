@@ -90,7 +90,7 @@ def parse(data: bytes, name: str | None) -> onnx.ModelProto:
         raise ModelError(
             "this is a TFLite file, not an ONNX model",
             node=name,
-            remedy="compile the ONNX model that it was made from; edgecc verify and profile take TFLite files",
+            remedy="compile the ONNX model that it was made from; inspect, verify and profile take .tflite files",
         )
     proto = onnx.ModelProto()
     try:

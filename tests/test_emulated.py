@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from edgecc.profile.emulated import compare, run_many
 from edgecc.profile.emulation import EmulatorUnavailableError, Machine, machine
 from edgecc.profile.guest import Guest
 from edgecc.profile.instructions import BlockLog, is_class, ranges
+from edgecc.profile.tensors import ModelFile
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 MARKER, LOOP, ONCE = 0x5500001000, 0x5500002000, 0x5500003000
@@ -74,7 +76,7 @@ def test_int8_answers_alike_on_every_level_and_the_count_repeats(arm: Machine, d
     assert again == a76
 
 
-def test_onnx_runtime_answers_alike_on_every_level(arm: Machine, digits: Path) -> None:
+def test_onnx_runtime_answers_alike_on_every_level_and_the_count_repeats(arm: Machine, digits: Path) -> None:
     """Its kernels for x86-64 round otherwise than those for Arm: of 30 answers one differs, by a step."""
     feeds = {"image": images(3)}
     path = digits / "digits_cnn.int8.onnx"
@@ -84,6 +86,13 @@ def test_onnx_runtime_answers_alike_on_every_level(arm: Machine, digits: Path) -
     assert [(d.against, d.compared) for d in here] == [("this machine", 30)] * 2
     assert all((d.steps or 0) <= 1 for d in here)
     assert found.levels[0].operators["QLinearConv"] > 0
+    guest = Guest(arm, "a76", "ort", path)
+    stored = ModelFile.read(path).stored(feeds)
+    guest.run(stored)
+    first, again = guest.count(stored), guest.count(stored)  # in processes of their own
+    assert first.repeatable and again == first
+    assert first.products["dot"] > 0
+    assert first.products["mmla"] == first.products["fmla"] == 0
 
 
 def test_an_unknown_level_is_refused(digits: Path) -> None:
@@ -196,9 +205,27 @@ def test_instructions_are_counted_between_markers(size: int) -> None:
     for i in range(0, len(text), size):
         log.feed(text[i : i + size])
     assert log.totals() == [11, 11, 11]
-    found = {address: (count, kinds["dot"], kinds["mmla"]) for address, count, kinds in log.last()}
+    assert log.usual() == (2, 2)
+    found = {address: (count, kinds["dot"], kinds["mmla"]) for address, count, kinds in log.executed(2)}
     assert found == {LOOP: (10, 5, 0), ONCE: (1, 0, 1)}
     assert log.translated == {ONCE}
+
+
+@pytest.mark.parametrize(
+    ("totals", "place", "agreeing"),
+    [
+        ([9, 5, 5, 5, 5], 4, 4),
+        ([9, 5, 14, 9, 5], 4, 2),  # what was done in one by the clock, and what that left to the next
+        ([9, 14, 9, 5, 5], 4, 2),
+        ([9, 5, 5, 14, 9], 2, 2),
+        ([9, 7, 6], 2, 1),
+        ([5, 7], 1, 1),
+    ],
+)
+def test_the_usual_inference_is_counted(totals: list[int], place: int, agreeing: int) -> None:
+    log = BlockLog(MARKER, blocks={ONCE: [0]})
+    log.inferences = [Counter({b"%016x" % ONCE: total}) for total in totals]
+    assert log.usual() == (place, agreeing)
 
 
 @pytest.mark.parametrize(

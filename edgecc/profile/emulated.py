@@ -172,10 +172,10 @@ def compare(path: Path, levels: Sequence[str], feeds: Mapping[str, Array], *, co
         raw = guest.run(stored)
         answers = file.real(raw)
         digest = hashlib.sha256(b"".join(np.ascontiguousarray(raw[k]).tobytes() for k in sorted(raw)))
-        gaps = tuple(_difference(who, answers, theirs, file.scales) for who, theirs in wanted.items())
+        gaps = tuple(differences(who, answers, theirs, file.scales) for who, theirs in wanted.items())
         counted = guest.count(stored) if count else None
         if counted is not None and not counted.repeatable:
-            notes.append(f"{level}: two inferences of the same sample differ in their number of instructions")
+            notes.append(f"{level}: no two inferences of the same sample take as many instructions")
         found.append(LevelFound(level, LEVELS[level].cpu, digest.hexdigest(), gaps, counted, guest.operators))
     name, package = _NAMES[file.kind]
     same = len({one.digest for one in found}) == 1 if len(found) > 1 else None
@@ -218,9 +218,10 @@ def _simulated(data: bytes, feeds: Mapping[str, Array]) -> dict[str, Array]:
     return each(SimulatedRunner(data), feeds)
 
 
-def _difference(
+def differences(
     who: str, got: Mapping[str, Array], wanted: Mapping[str, Array], scales: Mapping[str, float | None]
 ) -> Difference:
+    """Of the answers of both; `scales`: of the outputs by name, None where there is none."""
     compared = differing = 0
     largest, steps = 0.0, 0.0
     known = True

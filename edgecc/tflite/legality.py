@@ -42,13 +42,16 @@ EMPTY = frozenset(
 EMPTY_PART = frozenset({"CONCATENATION", "PAD", "PADV2", "SPLIT_V"})
 
 
-def objection(op: Operator, tensors: Sequence[Tensor], known: Kernels | None = None) -> str | None:
+def objection(
+    op: Operator, tensors: Sequence[Tensor], known: Kernels | None = None, *, written: bool = False
+) -> str | None:
     """Why no kernel serves `op`, or None.
 
     Args:
-        op: with any version: the one that it will be given counts.
+        op: with any version: the one that it will be given counts, unless it is `written`.
         tensors: of its graph.
         known: the kernels of the runtimes that must serve it; None: of LiteRT and tflite-runtime 2.14.
+        written: it stands in a file with its version.
     """
     known = wanted("litert") if known is None else known
     data, result = tensors[op.inputs[DATA.get(op.code, 0)]], tensors[op.outputs[0]]
@@ -61,7 +64,7 @@ def objection(op: Operator, tensors: Sequence[Tensor], known: Kernels | None = N
     reach = known.reach(op.code, kind)
     if reach is None:
         return f"{op.code} has no kernel for {in_words(kind)}{_where(known)}"
-    version, highest_version = version_of(op, tensors), known.version(op.code)
+    version, highest_version = op.version if written else version_of(op, tensors), known.version(op.code)
     if version > highest_version:
         return f"{op.code} version {version} is too new: at most {highest_version} is known{_where(known)}"
     if rank < reach.low and reach.low > 1:  # what scalars cannot be tried with serves them

@@ -82,13 +82,14 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Operator:
-    """A step: its name in the schema (CONV_2D), its tensors (None: left out) and its options."""
+    """A step: its name in the schema (CONV_2D), its tensors (None: left out), its options and its version."""
 
     code: str
     number: int
     inputs: tuple[Tensor | None, ...]
     outputs: tuple[Tensor, ...]
     options: Any = field(repr=False)
+    version: int = 1
 
     def given(self, place: int) -> Tensor:
         """An input that must be there.
@@ -141,7 +142,8 @@ def read_graph(data: bytes) -> Graph:
     return Graph(tensors, operators, inputs, outputs, len(model.subgraphs))
 
 
-def _codes(model: Any, schema: Any) -> list[str]:
+def _codes(model: Any, schema: Any) -> list[tuple[str, int]]:
+    """Name and version of each."""
     names = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
     found = []
     for each in model.operatorCodes:
@@ -149,7 +151,8 @@ def _codes(model: Any, schema: Any) -> list[str]:
             each.builtinCode, each.deprecatedBuiltinCode
         )  # files before version 3a have only the latter
         custom = (each.customCode or b"").decode("utf-8", "replace")
-        found.append(CUSTOM + custom if names.get(number) == "CUSTOM" else names.get(number, str(number)))
+        name = names.get(number, str(number))
+        found.append((CUSTOM + custom if name == "CUSTOM" else name, int(each.version)))
     return found
 
 
@@ -195,14 +198,18 @@ def _values(raw: Array, kind: str, dtype: str, shape: tuple[int, ...]) -> Array 
     return raw.view(dtype)[:count].reshape(shape)
 
 
-def _operator(number: int, made: Any, codes: Sequence[str], tensors: Sequence[Tensor]) -> Operator:
+def _operator(
+    number: int, made: Any, codes: Sequence[tuple[str, int]], tensors: Sequence[Tensor]
+) -> Operator:
     inputs = [] if made.inputs is None else made.inputs
+    code, version = codes[made.opcodeIndex]
     return Operator(
-        code=codes[made.opcodeIndex],
+        code=code,
         number=number,
         inputs=tuple(None if i == _ABSENT else _named(tensors, (i,))[0] for i in inputs),
         outputs=_named(tensors, made.outputs),
         options=made.builtinOptions,
+        version=version,
     )
 
 
