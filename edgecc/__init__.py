@@ -5,6 +5,7 @@ Names are imported when they are first used, so that `import edgecc` costs nothi
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from edgecc.verify import verify
 
 __version__ = "0.1.0"
+
+# ONNX Runtime's Linux wheels report to their makers unless this stands before they are loaded (seen in 1.31). Networks
+# are their owners' business: who wants the reports sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {
     "CompileOptions": "edgecc.options",

@@ -1,7 +1,8 @@
-"""Scales the channels of activations alike, so that one step serves them all; the weights take it up."""
+"""Moves and scales the channels of activations alike, so that one step serves them all; the layers take it up."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,6 +24,12 @@ class Equalize(Pass):
     gain. Values that Add, Relu, pooling or Flatten connect (residual groups) are scaled alike. Magnitudes are
     measured on the calibration data. After Nagel et al. 2019, section 4.1 (there for weights of one scale), with
     the exponent of Xiao et al. 2023 (SmoothQuant), section 4.
+
+    Before that, where nothing but Add, pooling and Flatten stands between layers (linear bottlenecks), each channel is
+    moved so that the middle of what it spans in the median sample is 0 (after Wei et al. 2023, Outlier Suppression+,
+    section 4.1, there the middle of its extremes, with which MobileNetV2 loses 1.3 dB; the mean gains nothing).
+    SQNR on five sets of calibration images of MobileNetV2: -0.03 to +0.2 dB; EfficientNet-Lite0 0.05 and 0.2;
+    yolo_fastestv2_352 0.4.
 
     A Clip from 0 to h cuts off s x where x > h / s. Its channels are widened only so far that h / s stays `margin`
     times above all that was seen, and only where most samples come near their maximum.
@@ -49,7 +56,7 @@ class Equalize(Pass):
 
     def apply(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """Changes weights and biases in place; needs `ctx.data`."""
-        from edgecc.calibration.channels import channel_peaks
+        from edgecc.calibration.channels import channel_extremes
         from edgecc.calibration.moments import spread
 
         groups, refused = scalable_groups(model)
@@ -60,20 +67,24 @@ class Equalize(Pass):
         groups = [group for group in groups if group not in shared]
         watched = {group: _watched(group) for group in groups}
         values = [v for found in watched.values() for v in found]
-        peaks = channel_peaks(model, spread(ctx.data, self.samples), values)
+        seen = channel_extremes(model, spread(ctx.data, self.samples), values)
         rewritten = 0
         for group, found in watched.items():
-            factors = self._factors(
-                group, {str(v.name): peaks[str(v.name)].astype(np.float64) for v in found}
-            )
+            ends = {v: seen[str(v.name)] for v in found}
+            if not all(np.isfinite(e).all() for pair in ends.values() for e in pair):
+                continue
+            moved = _move(group, ends) if group.movable else {}
+            factors = self._factors(group, {str(v.name): _peaks(*e, moved.get(v)) for v, e in ends.items()})
             if factors is not None and not np.allclose(factors, 1.0):
                 _scale(group, factors)
+                rewritten += 1
+            elif moved:
                 rewritten += 1
         return PassResult(rewritten, tuple(Refusal(name, why) for name, why in refused.items()))
 
     def _factors(self, group: Group, peaks: dict[str, ir.Array]) -> ir.Array | None:
         """One factor a channel, in float32 exactly."""
-        if not peaks or not all(np.isfinite(p).all() and p.any() for p in peaks.values()):
+        if not peaks or not all(p.any() for p in peaks.values()):
             return None
         if np.isfinite(group.limit):
             clipped = [v for v in group.values if (p := v.producer()) is not None and p.op_type == "Clip"]
@@ -109,6 +120,41 @@ def _watched(group: Group) -> list[ir.Value]:
             found.append(value)
     spatial = [v for v in found if any(d != 1 for d in (ir.dims(v) or ())[2:])]
     return spatial or found
+
+
+def _peaks(lows: ir.Array, highs: ir.Array, moved: ir.Array | None) -> ir.Array:
+    """The largest magnitude in each channel of each sample, (samples, channels) float64, once it has been moved."""
+    by = np.zeros(lows.shape[1]) if moved is None else moved
+    return np.maximum(np.abs(highs - by), np.abs(lows - by))
+
+
+def _move(group: Group, ends: Mapping[ir.Value, tuple[ir.Array, ir.Array]]) -> dict[ir.Value, ir.Array]:
+    """Lowers what writers compute by its middle, by biases alone; by how much each value, (channels,) float64."""
+    by: dict[ir.Value, ir.Array] = {}
+    for value in group.values:
+        node = value.producer()
+        assert node is not None
+        if node in group.writers:
+            lows, highs = ends.get(value, (np.zeros((1, group.channels)),) * 2)
+            middle = np.asarray(np.median(lows, axis=0) + np.median(highs, axis=0), np.float64) / 2
+            by[value] = middle
+            layer = _layer(node)
+            _add_to_bias(node, layer, -np.repeat(middle, layer.outputs // group.channels))
+        elif node.op_type == "Add":
+            by[value] = sum((by[v] for v in node.inputs if v is not None), np.zeros(group.channels))
+        else:
+            assert node.inputs[0] is not None
+            by[value] = by[node.inputs[0]]
+    for node in group.readers:
+        layer = _layer(node)
+        vector = np.repeat(by[node.inputs[0]], layer.inputs // group.channels)  # type: ignore[index]
+        _add_to_bias(node, layer, layer.sum_inputs(layer.weight * layer.spread_inputs(vector)))
+    return by
+
+
+def _add_to_bias(node: ir.Node, layer: Layer, vector: ir.Array) -> None:
+    assert layer.bias is not None
+    _replace(node.inputs[2], layer.bias + vector)
 
 
 def _scale(group: Group, factors: ir.Array) -> None:

@@ -224,6 +224,69 @@ def test_equalize_changes_scales_and_not_answers(network: Any, act: str) -> None
     assert spread_of(b) < spread_of(a) / 4
 
 
+BOTTLENECKS = (
+    "a = Conv(x, w, b) r = Relu(a) s = Conv(r, p, q) t = Conv(s, w3, b3) u = Relu(t) v = Conv(u, p2, q2) "
+    "z = Add(s, v) {end}"
+)
+LINEAR = {
+    "w": normal(8, 4, 1, 1), "b": normal(8), "w2": normal(8, 4, 1, 1), "b2": normal(8),
+    "w3": normal(8, 4, 1, 1), "b3": normal(8), "p": normal(4, 8, 1, 1),
+    "q": 9 * normal(4), "p2": normal(4, 8, 1, 1), "q2": 9 * normal(4), "k": normal(8, 4, 3, 3), "l": normal(8),
+    "g": normal(5, 4), "h": normal(5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "y = Conv(z, w2, b2)",
+        "m = GlobalAveragePool(z) f = Flatten(m) y = Gemm<transB = 1>(f, g, h)",
+        "m = MaxPool<kernel_shape = [3,3]>(z) y = Conv(m, k, l)",
+    ],
+)
+def test_linear_values_are_moved_to_their_middle(network: Any, end: str) -> None:
+    body = BOTTLENECKS.format(end=end)
+    model, data = network(body, {"x": (1, 4, 9, 9)}, LINEAR), samples(1, 4, 9, 9, count=21)
+    other = model.clone()
+    assert Equalize(strength=0.0).apply(other, PassContext(data=data)).rewritten >= 1
+    runners = [OrtRunner.from_model(m, extra_outputs=["s", "v"]) for m in (model, other)]
+
+    def off_middle(runner: OrtRunner, name: str) -> float:
+        answers = [runner.run(s)[name] for s in data]
+        low, high = (np.median([f(a, axis=(0, 2, 3)) for a in answers], axis=0) for f in (np.min, np.max))
+        return float(np.abs(low + high).max())
+
+    for name in ("s", "v"):
+        before, after = (off_middle(runner, name) for runner in runners)
+        assert after < 1e-4 * before
+    for sample in data:
+        assert np.allclose(runners[0].run(sample)["y"], runners[1].run(sample)["y"], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "y = Conv<pads = [1,1,1,1]>(z, k, l)",
+        'y = Conv<auto_pad = "SAME_UPPER">(z, k, l)',
+        "m = Relu(z) y = Conv(m, w2, b2)",
+        "m = AveragePool<kernel_shape = [3,3], pads = [1,1,1,1], count_include_pad = 1>(z) y = Conv(m, k, l)",
+        "y = Conv(z, w2)",
+        "m = GlobalAveragePool(z) f = Flatten(m) y = Gemm<transB = 1, beta = 0.5>(f, g, h)",
+    ],
+)
+def test_values_whose_readers_pad_or_bend_are_not_moved(network: Any, end: str) -> None:
+    body = BOTTLENECKS.format(end=end)
+    model = network(body, {"x": (1, 4, 9, 9)}, LINEAR)
+    groups, _ = scalable_groups(model)
+    (group,) = [g for g in groups if any(v.name == "z" for v in g.values)]
+    assert not group.movable
+    other, data = model.clone(), samples(1, 4, 9, 9, count=9)
+    Equalize().apply(other, PassContext(data=data))
+    a, b = OrtRunner.from_model(model), OrtRunner.from_model(other)
+    for sample in data:
+        assert np.allclose(a.run(sample)["y"], b.run(sample)["y"], rtol=1e-3, atol=1e-3)
+
+
 def test_a_clip_still_cuts_off_above_twice_what_was_seen(network: Any) -> None:
     weights = {**WEIGHTS, "e": np.zeros(8, np.float32), "d": 0.02 * WEIGHTS["d"]}
     body = "s = Conv<pads = [1,1,1,1], group = 8>(x, d, e) t = Clip(s, zero, six) y = Conv(t, p, q)"

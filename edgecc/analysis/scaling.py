@@ -1,4 +1,4 @@
-"""Which values of a network can be multiplied by one number a channel without changing its answers."""
+"""Which values of a network can be multiplied, or moved, by a number a channel without changing its answers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ _CARRIERS = frozenset(
         "Identity", "Flatten", "Reshape", "Add",
     }
 )  # fmt: skip
+# f(x + t) = f(x) + t for every channel, and Add(x + t, y + u) = x + y + t + u; pools only where they pad nothing.
+_MOVED = frozenset(
+    {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Flatten", "Reshape", "Add"}
+)
 LAYERS = ("Conv", "Gemm")
 
 
@@ -27,6 +31,7 @@ class Group:
         channels: how many.
         writers, readers: the layers whose weights take the factors in, and out again.
         limit: where the group's Clips cut off; infinite without one.
+        movable: whether each writer's output may be moved by a vector of its own: biases take it up.
     """
 
     values: tuple[ir.Value, ...]
@@ -34,6 +39,7 @@ class Group:
     writers: tuple[ir.Node, ...]
     readers: tuple[ir.Node, ...]
     limit: float = float("inf")
+    movable: bool = False
 
 
 def scalable_groups(model: ir.Model) -> tuple[list[Group], dict[str, str]]:
@@ -116,7 +122,34 @@ def _group(model: ir.Model, values: list[ir.Value]) -> Group | str:
             return f"{ir.label(node)}: {reason}"
     if any((ir.dims(value) or ())[1] % channels for value in values):  # type: ignore[operator]
         return "its values have different numbers of channels"
-    return Group(tuple(values), channels, tuple(writers), tuple(readers), min(limits, default=float("inf")))
+    limit = min(limits, default=float("inf"))
+    movable = _movable(values, [*writers, *readers], readers)
+    return Group(tuple(values), channels, tuple(writers), tuple(readers), limit, movable)
+
+
+def _movable(values: Iterable[ir.Value], layers: Iterable[ir.Node], readers: Iterable[ir.Node]) -> bool:
+    """Whether the nodes that carry values, and those that read them, move with them."""
+    nodes = {user for value in values for user in value.consumers()} | {value.producer() for value in values}
+    carriers = [node for node in nodes if node is not None and node.op_type not in LAYERS]
+    return (
+        all(node.op_type in _MOVED for node in carriers)
+        and not any(_pads(node) for node in (*carriers, *readers))
+        and all(_has_plain_bias(node) for node in layers)
+    )
+
+
+def _pads(node: ir.Node) -> bool:
+    """Whether zeros, or less than whole windows, are part of what it computes."""
+    padded = any(ir.attribute(node, "pads", ())) or ir.attribute(node, "auto_pad", "NOTSET") not in (
+        "NOTSET",
+        "VALID",
+    )
+    return padded or bool(ir.attribute(node, "ceil_mode", 0))
+
+
+def _has_plain_bias(node: ir.Node) -> bool:
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    return bias is not None and ir.attribute(node, "alpha", 1.0) == ir.attribute(node, "beta", 1.0) == 1.0
 
 
 def _carrier_objection(node: ir.Node) -> str | None:

@@ -9,13 +9,13 @@ import numpy as np
 from edgecc import ir
 
 
-def channel_peaks(
+def channel_extremes(
     model: ir.Model,
     dataset: Iterable[Mapping[str, ir.Array]],
     values: Sequence[ir.Value],
     threads: int | None = None,
-) -> dict[str, ir.Array]:
-    """The largest magnitude in each channel of each sample: (samples, channels) float32 by value name.
+) -> dict[str, tuple[ir.Array, ir.Array]]:
+    """The lowest and the highest value in each channel of each sample: (samples, channels) float32 by value name.
 
     Args:
         model: a float network.
@@ -27,18 +27,21 @@ def channel_peaks(
 
     copy = model.clone()
     inner = {out.name: out for node in copy.graph for out in node.outputs}
-    watched = {str(v.name): _peaks(copy.graph, inner[v.name]) for v in values}
+    watched = {str(v.name): _ends(copy.graph, inner[v.name]) for v in values}
     runner = OrtRunner.from_model(copy, threads=threads)
-    rows: dict[str, list[ir.Array]] = {name: [] for name in watched}
+    rows: dict[str, tuple[list[ir.Array], list[ir.Array]]] = {name: ([], []) for name in watched}
     for sample in dataset:
         answers = runner.run(sample)
-        for name, outputs in watched.items():
-            found = np.max([np.abs(answers[out]) for out in outputs], axis=0)
-            rows[name].append(found.reshape(found.shape[0], -1).max(axis=0))
-    return {name: np.stack(found) for name, found in rows.items()}
+        for name, (highest, *lowest) in watched.items():
+            high = answers[highest]
+            low = answers[lowest[0]] if lowest else np.zeros_like(high)
+            lows, highs = rows[name]
+            lows.append(low.reshape(low.shape[0], -1).min(axis=0))
+            highs.append(high.reshape(high.shape[0], -1).max(axis=0))
+    return {name: (np.stack(lows), np.stack(highs)) for name, (lows, highs) in rows.items()}
 
 
-def _peaks(graph: ir.Graph, value: ir.Value) -> list[str]:
+def _ends(graph: ir.Graph, value: ir.Value) -> list[str]:
     """Adds outputs (batch, channels, 1, ...): the maximum, and the minimum of what can be negative."""
     producer = value.producer()
     rectified = producer is not None and producer.op_type == "Relu"
