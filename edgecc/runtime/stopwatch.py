@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import random
 import sys
 import tempfile
@@ -251,6 +252,9 @@ class Ort:
 
     def __init__(self, request: dict[str, Any]) -> None:
         import numpy
+
+        # As edgecc does for itself; on a device nothing else says it.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         self._numpy, self._ort, self._request = numpy, onnxruntime, request
