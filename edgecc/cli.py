@@ -83,9 +83,14 @@ def compile_command(**given: Any) -> None:
     voice.show(data, lambda: compiled_items(result.report, written, every=voice.verbose))
 
 
+def _listed(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Names that were given one by one or with commas between."""
+    return tuple(name for word in words for name in word.split(",") if name)
+
+
 @app.command("inspect")
 @click.argument("model", metavar="MODEL")
-@click.option("--target", multiple=True, metavar="T", help="What it can run (repeatable; default: arm).")
+@click.option("--target", multiple=True, metavar="T[,T2..]", help="What it can run (default: arm).")
 @_INPUT_SHAPE
 @_speech
 def inspect_command(
@@ -100,7 +105,7 @@ def inspect_command(
     """Show operators, parameters, MACs, memory, and what a target can run of MODEL (.onnx or .tflite)."""
     from edgecc.options import shapes
 
-    bound, targets = shapes(input_shape) if input_shape else None, target or ("arm",)
+    bound, targets = shapes(input_shape) if input_shape else None, _listed(target) or ("arm",)
     voice = Voice(json, quiet, verbose)
     if Path(model).suffix == ".tflite":
         from edgecc.inspect_tflite import file_tables, inspect_file
@@ -119,7 +124,10 @@ def inspect_command(
 @app.command("profile")
 @click.argument("model", metavar="MODEL")
 @click.option(
-    "--target", metavar="T[,T2..]", help="Computed by its own tool or predicted, unless it is to be measured."
+    "--target",
+    multiple=True,
+    metavar="T[,T2..]",
+    help="Computed by its own tool or predicted, unless it is to be measured.",
 )
 @click.option(
     "--device",
@@ -137,7 +145,7 @@ def inspect_command(
 def profile_command(
     *,
     model: str,
-    target: str | None,
+    target: tuple[str, ...],
     device: str | None,
     precision: str | None,
     threads: int,
@@ -155,7 +163,7 @@ def profile_command(
 
     found = figures(
         Path(model),
-        [find_target(name) for name in (target or "").split(",") if name],
+        [find_target(name) for name in _listed(target)],
         device=device,
         precision=precision,
         runs=runs,

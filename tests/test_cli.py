@@ -252,7 +252,7 @@ def test_an_interrupt_leaves_nothing(cli: Cli, tmp_path: Path, monkeypatch: pyte
 def commands(tmp_path: Path) -> dict[str, tuple[str | Path, ...]]:
     return {
         "compile": ("compile", MLP, "--format", "tflite", *QUICK, "-o", tmp_path / "o"),
-        "inspect": ("inspect", MLP, "--target", "arm", "--target", "x86"),
+        "inspect": ("inspect", MLP, "--target", "arm,x86", "--target", "mobile"),
         "profile": ("profile", MLP, "--target", "arm,x86-64", "--runs", "3", "--threads", "1"),
         "verify": ("verify", MLP, MLP, "--data", CALIB),
         "targets": ("targets",),
@@ -276,6 +276,11 @@ def test_every_command_speaks_json_plain_text_or_not_at_all(cli: Cli, tmp_path: 
     quiet = cli(*words, "-q")
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
     assert cli(*words, "--verbose").code == 0
+
+
+def test_targets_are_named_one_by_one_or_with_commas(cli: Cli) -> None:
+    found = cli("inspect", MLP, "--target", "arm,x86", "--target", "mobile", "--json").json
+    assert {each["target"] for each in found["targets"]} == {"arm", "x86-64", "android"}
 
 
 def test_help_and_version(cli: Cli) -> None:
