@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from mobilenets import V2
 from onnx import TensorProto, helper, numpy_helper
 
 
@@ -90,16 +91,7 @@ def v1() -> onnx.ModelProto:
 def v2() -> onnx.ModelProto:
     net = _Net(224)
     net.conv(32, 3, 2, act="Clip")
-    rows = (
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    )
-    for expand, out, repeats, first in rows:
+    for expand, out, repeats, first in V2:
         for i in range(repeats):
             _block(net, 3, net.channels * expand, out, 0, "Clip", 1 if i else first)
     net.conv(1280, act="Clip")

@@ -53,6 +53,18 @@ def v1(
     return stack.head(classes)
 
 
+# Blocks of MobileNetV2: factor of expansion, output channels, repeats, stride of the first.
+V2 = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
 def v2(width: float, size: int, classes: int = 1000) -> list[Layer]:
     """MobileNetV2 (Sandler and others, 2018); channels are multiples of 8."""
 
@@ -62,16 +74,7 @@ def v2(width: float, size: int, classes: int = 1000) -> list[Layer]:
 
     stack = _Stack(size)
     stack.conv("conv", 3, 2, scaled(32))
-    plan = [
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    ]
-    for expand, out, repeats, first in plan:
+    for expand, out, repeats, first in V2:
         for i in range(repeats):
             before = stack.channels
             if expand > 1:
