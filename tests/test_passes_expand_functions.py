@@ -15,10 +15,8 @@ from edgecc.tflite.lower import lowerings
 Parse = Callable[..., onnx.ModelProto]
 
 
-def _model(
-    body: str, ports: str = "(float[2,4,6] x) => (float[] y)", opset: int = 23, **constants: Any
-) -> Any:
-    text = f'<ir_version: 10, opset_import: ["": {opset}]> g {ports} {{ {body} }}'
+def _model(body: str, ports: str = "(float[2,4,6] x) => (float[] y)", **constants: Any) -> Any:
+    text = f'<ir_version: 10, opset_import: ["": 23]> g {ports} {{ {body} }}'
     made = onnx.parser.parse_model(text)
     made.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in constants.items())
     return made
