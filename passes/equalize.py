@@ -75,15 +75,13 @@ class Equalize(Pass):
                 continue
             moved = _move(group, ends) if group.movable else {}
             factors = self._factors(group, {str(v.name): _peaks(*e, moved.get(v)) for v, e in ends.items()})
-            if factors is not None and not np.allclose(factors, 1.0):
+            if factors is not None:
                 _scale(group, factors)
-                rewritten += 1
-            elif moved:
-                rewritten += 1
+            rewritten += factors is not None or bool(moved)
         return PassResult(rewritten, tuple(Refusal(name, why) for name, why in refused.items()))
 
     def _factors(self, group: Group, peaks: dict[str, ir.Array]) -> ir.Array | None:
-        """One factor a channel, in float32 exactly."""
+        """One factor a channel, in float32 exactly; None: there is nothing to scale."""
         if not peaks or not all(p.any() for p in peaks.values()):
             return None
         if np.isfinite(group.limit):
@@ -99,7 +97,7 @@ class Equalize(Pass):
             share = np.max([top / max(float(top.max()), 1e-30) for top in tops], axis=0)
             factors = np.maximum(share, 1e-9) ** -self.strength
             factors = np.clip(factors / np.exp(np.log(factors).mean()), 1 / self.most, self.most)
-        return factors.astype(np.float32).astype(np.float64)
+        return None if np.allclose(factors, 1.0) else factors.astype(np.float32).astype(np.float64)
 
 
 def _shared(group: Group) -> ir.Node | None:

@@ -77,7 +77,7 @@ def test_int8_answers_alike_on_every_level_and_the_count_repeats(arm: Machine, d
 
 
 def test_onnx_runtime_answers_alike_on_every_level_and_the_count_repeats(arm: Machine, digits: Path) -> None:
-    """Its kernels for x86-64 round otherwise than those for Arm: of 30 answers one differs, by a step."""
+    """On x86-64 it computes part of a file for Arm in float: of 30 answers one differs there, by a step."""
     feeds = {"image": images(3)}
     path = digits / "digits_cnn.int8.onnx"
     found = compare(path, ["a53", "a76"], feeds, count=False)
