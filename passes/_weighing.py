@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal
 
 from edgecc import ir
 from edgecc.calibration import moments as mo
@@ -22,21 +22,17 @@ _COLUMNS_EACH = 4
 _GATE_SAMPLES = 64
 
 
-class Weighted(Protocol):
-    """The options that passes share which fit layers to data."""
+@dataclass(frozen=True, kw_only=True)
+class WeighingPass(Pass):
+    """A pass that fits layers to data. Its options mean in every such pass what split_gemm says of them."""
 
-    @property
-    def weighted(self) -> bool: ...
-    @property
-    def onward(self) -> bool: ...
-    @property
-    def sequential(self) -> bool: ...
-    @property
-    def damping(self) -> float: ...
-    @property
-    def columns(self) -> int: ...
-    @property
-    def samples(self) -> int: ...
+    weighted: bool = True
+    onward: bool = True
+    sequential: bool = True
+    precision: Literal["int8", "fp32"] = "int8"
+    damping: float = 0.1
+    columns: int = 49
+    samples: int = 2000
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Weighing:
         grams: importance of the outputs' errors in the network as it was, by the sites' index.
     """
 
-    options: Weighted
+    options: WeighingPass
     ctx: PassContext
     grams: dict[int, ir.Array] = field(default_factory=dict)
 
