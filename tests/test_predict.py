@@ -1,13 +1,12 @@
 """Predicted latency: layers counted by kind, rates refitted, grades told."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from latency_cases import Parse, device, write_network
 
 import edgecc
 from edgecc.analysis.latency_fit import posterior
@@ -21,29 +20,13 @@ from edgecc.profile.predict import before_and_after, predict, predict_file
 from edgecc.profile.recalibrate import Measured, read_measured, refit, target_text
 from edgecc.profile.side_by_side import SideBySide
 from edgecc.report.predictions import prediction_tables
-from edgecc.target import CostSpec, LatencySpec, Target, target
+from edgecc.target import CostSpec, LatencySpec, target
 from edgecc.tflite.reader import read_graph
-
-Parse = Callable[..., ModelProto]
-NETWORK = """g (float[1,8,10,10] x) => (float[1,4] y) {
-    a = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, w3)
-    b = Relu(a)
-    c = Conv<kernel_shape=[3,3], pads=[1,1,1,1], group=8>(b, wd)
-    d = Conv<kernel_shape=[1,1]>(c, w1)
-    e = Sigmoid(d)
-    f = Flatten(e)
-    y = MatMul(f, wf)
-}"""
 
 
 @pytest.fixture
 def network(parse: Parse, tmp_path: Path) -> Path:
-    random = np.random.default_rng(0).standard_normal
-    shapes = {"w3": (8, 8, 3, 3), "wd": (8, 1, 3, 3), "w1": (16, 8, 1, 1), "wf": (1600, 4)}
-    model = parse(NETWORK, constants={k: random(s).astype(np.float32) for k, s in shapes.items()})
-    path = tmp_path / "net.onnx"
-    path.write_bytes(model.SerializeToString())
-    return path
+    return write_network(parse, tmp_path)
 
 
 def table(**given: object) -> LatencySpec:
@@ -51,11 +34,6 @@ def table(**given: object) -> LatencySpec:
     words = {"runtime": "LiteRT", "precision": "int8", "board": "b", "ghz": 2.0, "rates": rates, "error": 0.1,
              "networks": 5, "source": "s", **given}  # fmt: skip
     return LatencySpec(**words)  # type: ignore[arg-type]
-
-
-def device(*tables: LatencySpec, **given: object) -> Target:
-    words = {"name": "t", "description": "d", "latency": tables, "runtimes": {"tflite": "LiteRT"}, **given}
-    return Target(**words)  # type: ignore[arg-type]
 
 
 def test_layers_are_counted_by_kind(network: Path) -> None:

@@ -1,11 +1,9 @@
 """Predictions without published figures: by a target's [cost] at its clock."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from onnx import ModelProto
+from latency_cases import Parse, device, write_network
 
 from edgecc.analysis.workload import layers_of
 from edgecc.errors import UnsupportedError
@@ -13,31 +11,12 @@ from edgecc.importer import load
 from edgecc.profile import predict as prediction
 from edgecc.profile.predict import predict
 from edgecc.profile.recalibrate import Measured, refit, target_text
-from edgecc.target import BoardSpec, CostSpec, Target, target
-
-Parse = Callable[..., ModelProto]
-NETWORK = """g (float[1,8,10,10] x) => (float[1,4] y) {
-    a = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, w3)
-    b = Conv<kernel_shape=[3,3], pads=[1,1,1,1], group=8>(a, wd)
-    c = Conv<kernel_shape=[1,1]>(b, w1)
-    d = Sigmoid(c)
-    e = Flatten(d)
-    y = MatMul(e, wf)
-}"""
+from edgecc.target import BoardSpec, CostSpec, target
 
 
 @pytest.fixture
 def network(parse: Parse, tmp_path: Path) -> Path:
-    shapes = {"w3": (8, 8, 3, 3), "wd": (8, 1, 3, 3), "w1": (16, 8, 1, 1), "wf": (1600, 4)}
-    model = parse(NETWORK, constants={k: np.ones(s, np.float32) for k, s in shapes.items()})
-    path = tmp_path / "net.onnx"
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
-def device(**given: object) -> Target:
-    words = {"name": "t", "description": "d", "runtimes": {"tflite": "LiteRT"}, **given}
-    return Target(**words)  # type: ignore[arg-type]
+    return write_network(parse, tmp_path)
 
 
 def test_without_a_latency_table_the_cost_at_a_clock_predicts(network: Path) -> None:
