@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 from environments import python
@@ -97,7 +98,7 @@ def measure(text: str) -> None:
     network = NETWORKS[name]
     with tempfile.TemporaryDirectory() as made:
         samples = Path(made) / "calibration"
-        # Processes of their own, before this one holds data: a child's peak counts what its parent has when it forks.
+        # Processes of their own, before this one holds data: see main.
         save = [sys.executable, "-c", SAVE, name, first or "0", str(samples)]
         subprocess.run(save, cwd=Path(__file__).parent, check=True)
         paths, taken = {}, {}
@@ -119,12 +120,20 @@ def measure(text: str) -> None:
 
 
 def main() -> None:
-    """Measures the networks named on the command line, or two."""
+    """Measures the networks named on the command line, or two, each in a process of its own.
+
+    A child's peak memory counts what its parent has when it forks: the data of the network before would stand in it.
+    """
     print(
-        "| network | tool | top-1 | agreement % | SQNR dB | s | processor s | GB |\n|---|---|---|---|---|---|---|---|"
+        "| network | tool | top-1 | agreement % | SQNR dB | s | processor s | GB |\n|---|---|---|---|---|---|---|---|",
+        flush=True,
     )
     for text in sys.argv[1:] or ("efficientnet_lite0", "mobilenet_v2_1.0"):
-        measure(text)
+        running = get_context("spawn").Process(target=measure, args=(text,))
+        running.start()
+        running.join()
+        if running.exitcode:
+            raise SystemExit(f"{text} was not measured")
 
 
 if __name__ == "__main__":

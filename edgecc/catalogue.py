@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from typing import Any
 
@@ -92,7 +91,7 @@ def passes() -> dict[str, str]:
 def pass_page(name: str) -> dict[str, Any]:
     """Docstring and options of a pass."""
     kind = registry.pass_class(name)
-    options = {f.name: f"{f.type}, default {f.default}" for f in dataclasses.fields(kind)}
+    options = {f.name: f"{f.type}, default {f.default}" for f in kind.declared()}
     return {
         "name": name,
         "kind": "exact: the same function up to float rounding"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +57,7 @@ def measure_effect(step: Pass, before: ir.Model, after: ir.Model, ctx: PassConte
     found = compare(next(runners), next(runners), some, classes=class_outputs(before))
     rates = None if ctx.target is None else ctx.target.cost
     return Effect(
-        {f.name: getattr(step, f.name) for f in fields(step) if getattr(step, f.name) != f.default},
+        {f.name: value for f in step.declared() if (value := getattr(step, f.name)) != f.default},
         (total_macs(before), total_macs(after)),
         (_nonzero(before), _nonzero(after)),
         None if rates is None else (total_cycles(before, rates), total_cycles(after, rates)),

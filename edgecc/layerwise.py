@@ -89,10 +89,11 @@ class OnnxLayers:
 
     def __init__(self, data: bytes, *, threads: int | None = None) -> None:
         import onnx
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
         try:
             self._model = ir.serde.deserialize_model(onnx.load_from_string(data))
-        except Exception as error:
+        except (DecodeError, ir.serde.SerdeError) as error:
             raise ModelError(f"the ONNX file cannot be read: {error}") from error
         self._threads = threads
         self._runners: dict[tuple[str, ...], Runner] = {}

@@ -6,7 +6,7 @@ import itertools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -85,9 +85,14 @@ class Pass(ABC):
     def apply(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """Rewrites `model` in place."""
 
+    @classmethod
+    def declared(cls) -> list[Field[Any]]:
+        """The options as they are listed: the pass's own, then those that it shares with others by a base class."""
+        return sorted(fields(cls), key=lambda f: f.name not in cls.__annotations__)
+
     def options(self) -> dict[str, Any]:
         """The options and their values."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {f.name: getattr(self, f.name) for f in self.declared()}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import types
 import typing
@@ -185,7 +184,7 @@ def make_pass(text: str) -> Pass:
     name, _, listed = text.partition(":")
     kind = registry.pass_class(name.strip())
     hints = typing.get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind)]
+    known = [f.name for f in kind.declared()]
     values: dict[str, Any] = {}
     for part in filter(None, listed.split(",")):
         option, equals, value = part.partition("=")

@@ -84,7 +84,7 @@ def pass_class(name: str) -> type[Pass]:
         module = import_module(f"edgecc.passes.{name}")
         return next(
             v for v in vars(module).values()
-            if isinstance(v, type) and issubclass(v, Pass) and v is not Pass and v.name == name
+            if isinstance(v, type) and issubclass(v, Pass) and getattr(v, "name", None) == name
         )  # fmt: skip
     if name not in external:
         raise _unknown("pass", name, pass_names())

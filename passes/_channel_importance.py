@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from edgecc import ir
+from edgecc.analysis.answers import Changes
 from edgecc.analysis.channel_problem import Axis
 from edgecc.analysis.channels import ChannelGroup, Channels
 from edgecc.calibration import moments as mo
@@ -283,17 +284,16 @@ def curves(evidence: Evidence, criterion: str) -> tuple[list[Curve], list[Channe
 def sensitivities(
     model: ir.Model, found: Sequence[Curve], samples: Sequence[Mapping[str, ir.Array]]
 ) -> list[float]:
-    """What a unit of each curve's loss does to the answers: noise as a share of their energy, measured.
+    """What a unit of each curve's loss does to the answers: noise as a share of their power, measured.
+
+    Of several outputs it is the mean.
 
     Args:
         model: the network.
         found: curves whose probes are tried, one after another, all else as it is.
         samples: on which.
     """
-    from edgecc.runtime.ort import OrtRunner
-
-    reference = OrtRunner.from_model(model, threads=1)
-    want = [reference.run(sample) for sample in samples]
+    answers = Changes(model, samples)
     factors = []
     for curve in found:
         at = min(probed(curve.group), len(curve.order))
@@ -303,20 +303,6 @@ def sensitivities(
         trial = model.clone()
         for name, weights in curve.probe.items():
             trial.graph.initializers[name].const_value = ir.Tensor(weights, name=name)
-        runner = OrtRunner.from_model(trial, threads=1)
-        factors.append(_noise(want, [runner.run(sample) for sample in samples]) / float(curve.loss[at]))
+        noise = answers.noise(trial)
+        factors.append((float(np.mean(noise)) if noise else 0.0) / float(curve.loss[at]))
     return factors
-
-
-def _noise(want: Sequence[Mapping[str, ir.Array]], got: Sequence[Mapping[str, ir.Array]]) -> float:
-    """The energy of the difference as a share of the answers', the mean over the outputs."""
-    shares = []
-    for name in want[0]:
-        if want[0][name].dtype.kind == "f":
-            energy = sum(float(np.square(w[name], dtype=np.float64).sum()) for w in want)
-            noise = sum(
-                float(np.square(g[name] - w[name], dtype=np.float64).sum())
-                for w, g in zip(want, got, strict=True)
-            )
-            shares.append(noise / max(energy, 1e-30))
-    return float(np.mean(shares)) if shares else 0.0

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgecc import ir
 from edgecc.calibration import moments as mo
-from edgecc.calibration.pairs import PairedMoments, collect_pairs
+from edgecc.calibration.pairs import PairedMoments, pairs_in_turn
 from edgecc.passes._weights import rows, unrows
 from edgecc.quant import rules
 
@@ -63,14 +63,12 @@ def refit(
     Returns:
         How many layers were fitted.
     """
-    count = 0
-    for node, before, kept in nodes:
-        _, moments = next(
-            collect_pairs(model, original, dataset, [(node, before)], columns=columns, seed=seed)
-        )
+    listed = list(nodes)
+    pairs = [(node, before) for node, before, _ in listed]
+    found = pairs_in_turn(model, original, dataset, pairs, columns=columns, seed=seed)
+    for (node, before, kept), (_, moments) in zip(listed, found, strict=True):
         _fit(node, before, kept, moments, damping)
-        count += 1
-    return count
+    return len(listed)
 
 
 def _fit(node: ir.Node, before: ir.Node, kept: ir.Array, moments: PairedMoments, damping: float) -> None:

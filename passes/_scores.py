@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecc import ir
+from edgecc.analysis.answers import Changes
 from edgecc.passes import _obs as obs
 from edgecc.passes._weights import Weights
 
@@ -171,7 +172,6 @@ def answer_gains(
     model: ir.Model,
     data: Samples,
     trials: Mapping[Weights, Callable[[], float]],
-    threads: int | None,
 ) -> dict[Weights, float]:
     """How much noise at the answers one unit of noise at the output of each layer makes: by finite differences.
 
@@ -181,34 +181,17 @@ def answer_gains(
         model: in which a trial changes one layer; weights are put back afterwards.
         data: a few of the samples are run.
         trials: changes the layer's weights and returns the power of the error at its output.
-        threads: of the runtime.
     """
     from edgecc.calibration.moments import spread
-    from edgecc.runtime.ort import OrtRunner
 
-    samples = list(spread(data, _PROBED))
-
-    def answers() -> list[ir.Array]:
-        runner = OrtRunner.from_model(model, threads=threads)
-        found = [runner.run(sample) for sample in samples]
-        return [
-            np.stack([np.ravel(f[spec.name]).astype(np.float64) for f in found])
-            for spec in runner.outputs
-            if np.dtype(spec.dtype).kind == "f" and len({f[spec.name].shape for f in found}) == 1
-        ]
-
-    wanted = answers()
+    answers = Changes(model, list(spread(data, _PROBED)))
     gains = {}
     for layer, trial in trials.items():
         held = [(v, v.const_value) for v in (layer.value, layer.bias) if v is not None]
         error = trial()
-        got = answers()
+        noise = sum(answers.noise(model))
         for value, constant in held:
             value.const_value = constant
-        noise = sum(
-            float(((g - w) ** 2).sum() / max(float((w**2).sum()), 1e-30))
-            for g, w in zip(got, wanted, strict=True)
-        )
         gains[layer] = noise / error if error > 0 else 0.0
     return gains
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal
 
 from edgecc import ir
 from edgecc.calibration import moments as mo
 from edgecc.calibration.onward import onward
-from edgecc.calibration.pairs import collect_pairs
+from edgecc.calibration.pairs import pairs_in_turn
 from edgecc.errors import UsageError
 from edgecc.passes._factors import Site
 from edgecc.passes._low_rank import Metric, Option, Weighed, weigh
@@ -22,21 +22,17 @@ _COLUMNS_EACH = 4
 _GATE_SAMPLES = 64
 
 
-class Weighted(Protocol):
-    """The options that passes share which fit layers to data."""
+@dataclass(frozen=True, kw_only=True)
+class WeighingPass(Pass):
+    """A pass that fits layers to data. Its options mean in every such pass what split_gemm says of them."""
 
-    @property
-    def weighted(self) -> bool: ...
-    @property
-    def onward(self) -> bool: ...
-    @property
-    def sequential(self) -> bool: ...
-    @property
-    def damping(self) -> float: ...
-    @property
-    def columns(self) -> int: ...
-    @property
-    def samples(self) -> int: ...
+    weighted: bool = True
+    onward: bool = True
+    sequential: bool = True
+    precision: Literal["int8", "fp32"] = "int8"
+    damping: float = 0.1
+    columns: int = 49
+    samples: int = 2000
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Weighing:
         grams: importance of the outputs' errors in the network as it was, by the sites' index.
     """
 
-    options: Weighted
+    options: WeighingPass
     ctx: PassContext
     grams: dict[int, ir.Array] = field(default_factory=dict)
 
@@ -94,15 +90,14 @@ class Weighing:
         original = model.clone() if again else model
         before = list(original.graph)
         data = self._samples([s for s, _ in chosen]) if again else ()
-        for number, (site, option) in enumerate(chosen):
-            if not again or not number:
-                yield site, option, weighed[site.index]
-                continue
-            pair = (site.node, before[site.index])
-            pairs = collect_pairs(
-                model, original, data, [pair], columns=self.options.columns, seed=self.ctx.seed
-            )
-            found = next(iter(pairs))[1]
+        for site, option in chosen[:1] if again else chosen:
+            yield site, option, weighed[site.index]
+        if not again:
+            return
+        pairs = [(site.node, before[site.index]) for site, _ in chosen[1:]]
+        columns, seed = self.options.columns, self.ctx.seed
+        measured = pairs_in_turn(model, original, data, pairs, columns=columns, seed=seed)
+        for (site, option), (_, found) in zip(chosen[1:], measured, strict=True):
             means = (found.mean[0], found.mean_before[0])
             yield site, option, self._weigh(site, found.count, found.second[0], found.cross[0], *means)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,15 +15,15 @@ from edgecc.passes import _rewrite as rw
 from edgecc.passes._bilinear import MOST, Bilinear
 from edgecc.passes._factors import Factor, Price, Site, conv_attributes, elements, sites, write
 from edgecc.passes._low_rank import Option, Weighed, allot
-from edgecc.passes._weighing import Weighing, given_one
-from edgecc.pipeline import Pass, PassContext, PassResult
+from edgecc.passes._weighing import Weighing, WeighingPass, given_one
+from edgecc.pipeline import PassContext, PassResult
 from edgecc.target import CostSpec
 
 _DEAR = "multiply-accumulates and the target's predicted cycles do not both fall with any number of terms"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeparateConv(Pass):
+class SeparateConv(WeighingPass):
     """Makes a Conv k x k of one group a depthwise Conv k x k and a pointwise one (Howard et al. 2017, section 3.1).
 
     W[o, i] becomes the sum of r terms P[o, i] D[i], each a kernel of channel i alone: the singular vectors of the
@@ -49,13 +49,6 @@ class SeparateConv(Pass):
     rank: int | None = None
     error: float | None = None
     ratio: float | None = None
-    weighted: bool = True
-    onward: bool = True
-    sequential: bool = True
-    precision: Literal["int8", "fp32"] = "int8"
-    damping: float = 0.1
-    columns: int = 49
-    samples: int = 2000
 
     def apply(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """Rewrites `model` in place; needs `ctx.data` unless `weighted` is false."""

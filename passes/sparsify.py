@@ -162,7 +162,7 @@ class Sparsify(Pass):
             scores[layer] = first(layer, moments)
             if self.scope == "global" and self.criterion in ("gradient", "hessian"):
                 trials[layer] = partial(sc.trial, layer, moments, scores[layer], cut)
-        gains = sc.answer_gains(model, data, trials, 1)
+        gains = sc.answer_gains(model, data, trials)
         trials.clear()  # and the moments that they hold
         if self.criterion == "hessian":
             most = self._most({layer: _priced(one, gains.get(layer)) for layer, one in scores.items()}, cut)

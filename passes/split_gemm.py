@@ -13,8 +13,8 @@ from edgecc.passes import _rewrite as rw
 from edgecc.passes._factors import SPLIT, Factor, Site, conv_attributes, sites, write
 from edgecc.passes._low_rank import Option, Weighed, allot
 from edgecc.passes._spatial import Spatial, can_be_spatial, most_spatial, spatial_price
-from edgecc.passes._weighing import Weighing, given_one
-from edgecc.pipeline import Pass, PassContext, PassResult
+from edgecc.passes._weighing import Weighing, WeighingPass, given_one
+from edgecc.pipeline import PassContext, PassResult
 from edgecc.target import CostSpec
 
 _OPERATORS: Mapping[str, tuple[str, ...]] = {"all": SPLIT, "gemm": ("Gemm", "MatMul"), "conv": ("Conv",)}
@@ -23,7 +23,7 @@ _RATIOS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitGemm(Pass):
+class SplitGemm(WeighingPass):
     """Makes Gemm, MatMul and Conv two layers of lower rank: (in -> r) and (r -> out).
 
     W x becomes A (B x), of all matrices of rank r that one whose answers on the calibration data err least (singular
@@ -62,13 +62,6 @@ class SplitGemm(Pass):
     error: float | None = None
     operators: Literal["all", "gemm", "conv"] = "all"
     kernels: Literal["auto", "channel", "spatial"] = "auto"
-    weighted: bool = True
-    onward: bool = True
-    sequential: bool = True
-    precision: Literal["int8", "fp32"] = "int8"
-    damping: float = 0.1
-    columns: int = 49
-    samples: int = 2000
 
     def apply(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """Rewrites `model` in place; needs `ctx.data` unless `weighted` is false."""

@@ -12,6 +12,7 @@ from edgecc.analysis.cost import total_macs
 from edgecc.errors import UsageError
 from edgecc.importer import load
 from edgecc.passes.separate_conv import SeparateConv
+from edgecc.passes.split_gemm import SplitGemm
 from edgecc.pipeline import PassContext, Pipeline
 from edgecc.runtime.ort import OrtRunner
 
@@ -135,3 +136,9 @@ def test_digits_to_both_formats(tmp_path: Path) -> None:
     for fidelity in result.fidelities.values():
         assert fidelity.agreement is not None
         assert fidelity.agreement > 0.95
+
+
+def test_a_pass_lists_its_own_options_before_those_that_it_shares() -> None:
+    shared = ["weighted", "onward", "sequential", "precision", "damping", "columns", "samples"]
+    assert list(SeparateConv(rank=1).options()) == ["rank", "error", "ratio", *shared]
+    assert [f.name for f in SplitGemm.declared()][-7:] == shared

@@ -1,13 +1,12 @@
 """Predicted latency: layers counted by kind, rates refitted, grades told."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from latency_cases import Parse, device, write_network
 
 import edgecc
 from edgecc.analysis.latency_fit import posterior
@@ -16,34 +15,18 @@ from edgecc.analysis.workload import KINDS, RATES, Layer, amounts, kind_of, laye
 from edgecc.compile import lower_float
 from edgecc.errors import ModelError, UnsupportedError, UsageError
 from edgecc.importer import load
-from edgecc.profile import predict as prediction
+from edgecc.profile import rates
 from edgecc.profile.predict import before_and_after, predict, predict_file
 from edgecc.profile.recalibrate import Measured, read_measured, refit, target_text
 from edgecc.profile.side_by_side import SideBySide
 from edgecc.report.predictions import prediction_tables
-from edgecc.target import CostSpec, LatencySpec, Target, target
+from edgecc.target import CostSpec, LatencySpec, target
 from edgecc.tflite.reader import read_graph
-
-Parse = Callable[..., ModelProto]
-NETWORK = """g (float[1,8,10,10] x) => (float[1,4] y) {
-    a = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, w3)
-    b = Relu(a)
-    c = Conv<kernel_shape=[3,3], pads=[1,1,1,1], group=8>(b, wd)
-    d = Conv<kernel_shape=[1,1]>(c, w1)
-    e = Sigmoid(d)
-    f = Flatten(e)
-    y = MatMul(f, wf)
-}"""
 
 
 @pytest.fixture
 def network(parse: Parse, tmp_path: Path) -> Path:
-    random = np.random.default_rng(0).standard_normal
-    shapes = {"w3": (8, 8, 3, 3), "wd": (8, 1, 3, 3), "w1": (16, 8, 1, 1), "wf": (1600, 4)}
-    model = parse(NETWORK, constants={k: random(s).astype(np.float32) for k, s in shapes.items()})
-    path = tmp_path / "net.onnx"
-    path.write_bytes(model.SerializeToString())
-    return path
+    return write_network(parse, tmp_path)
 
 
 def table(**given: object) -> LatencySpec:
@@ -51,11 +34,6 @@ def table(**given: object) -> LatencySpec:
     words = {"runtime": "LiteRT", "precision": "int8", "board": "b", "ghz": 2.0, "rates": rates, "error": 0.1,
              "networks": 5, "source": "s", **given}  # fmt: skip
     return LatencySpec(**words)  # type: ignore[arg-type]
-
-
-def device(*tables: LatencySpec, **given: object) -> Target:
-    words = {"name": "t", "description": "d", "latency": tables, "runtimes": {"tflite": "LiteRT"}, **given}
-    return Target(**words)  # type: ignore[arg-type]
 
 
 def test_layers_are_counted_by_kind(network: Path) -> None:
@@ -117,19 +95,19 @@ def test_a_prediction_is_the_sum_of_rates_times_amounts(network: Path) -> None:
     assert sum(o.ms for o in found.operators) == pytest.approx(found.ms)
     assert found.operators[0].bound == "compute"
     assert found.operators[3].bound == "overhead"
-    assert (found.tier, found.grade) == ("predicted", prediction.CALIBRATED)
+    assert (found.tier, found.grade) == ("predicted", rates.CALIBRATED)
     assert (found.low_ms, found.high_ms) == pytest.approx((0.9 * found.ms, 1.1 * found.ms))
 
 
 def test_grades(network: Path) -> None:
     model = load(network)
     other = predict(model, device(table(runtime="ncnn", error_other=0.3)))
-    assert (other.grade, other.error) == (prediction.OTHER_RUNTIME, 0.3)
+    assert (other.grade, other.error) == (rates.OTHER_RUNTIME, 0.3)
     assert "ncnn" in other.notes[0]
     wild = predict(model, device(table(precision="fp32")))
-    assert wild.grade == prediction.UNCALIBRATED
+    assert wild.grade == rates.UNCALIBRATED
     assert (wild.low_ms, wild.high_ms) == pytest.approx((wild.ms / 2, wild.ms * 2))
-    assert predict(model, device(table(networks=1))).grade == prediction.SCALED
+    assert predict(model, device(table(networks=1))).grade == rates.SCALED
     with pytest.raises(UnsupportedError, match="no latency table") as raised:
         predict(model, device())
     assert "ghz" in str(raised.value.remedy)
@@ -174,7 +152,7 @@ def test_calibrate_writes_a_target(network: Path, tmp_path: Path) -> None:
     assert (made.ram_kb, made.flash_kb) == (640, 2048)
     again = predict(load(network), made)
     assert again.ms == pytest.approx(wanted, rel=0.02)
-    assert again.grade == prediction.SCALED
+    assert again.grade == rates.SCALED
     assert len(made.latency) == len(base.latency)
 
 
@@ -293,7 +271,7 @@ def test_rates_of_another_precision_are_scaled_by_the_costs_of_the_target(networ
     only = device(table(), cost=cost)
     int8, fp32 = (predict(load(network), only, precision=p) for p in ("int8", "fp32"))
     assert fp32.ms == pytest.approx(3 * int8.ms)
-    assert fp32.grade == prediction.UNCALIBRATED
+    assert fp32.grade == rates.UNCALIBRATED
     assert fp32.notes == ("rates of LiteRT in int8 stand for LiteRT in fp32, times 3 by [cost]",)
 
 

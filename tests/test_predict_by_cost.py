@@ -1,43 +1,22 @@
 """Predictions without published figures: by a target's [cost] at its clock."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from onnx import ModelProto
+from latency_cases import Parse, device, write_network
 
 from edgecc.analysis.workload import layers_of
 from edgecc.errors import UnsupportedError
 from edgecc.importer import load
-from edgecc.profile import predict as prediction
+from edgecc.profile import rates
 from edgecc.profile.predict import predict
 from edgecc.profile.recalibrate import Measured, refit, target_text
-from edgecc.target import BoardSpec, CostSpec, Target, target
-
-Parse = Callable[..., ModelProto]
-NETWORK = """g (float[1,8,10,10] x) => (float[1,4] y) {
-    a = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, w3)
-    b = Conv<kernel_shape=[3,3], pads=[1,1,1,1], group=8>(a, wd)
-    c = Conv<kernel_shape=[1,1]>(b, w1)
-    d = Sigmoid(c)
-    e = Flatten(d)
-    y = MatMul(e, wf)
-}"""
+from edgecc.target import BoardSpec, CostSpec, target
 
 
 @pytest.fixture
 def network(parse: Parse, tmp_path: Path) -> Path:
-    shapes = {"w3": (8, 8, 3, 3), "wd": (8, 1, 3, 3), "w1": (16, 8, 1, 1), "wf": (1600, 4)}
-    model = parse(NETWORK, constants={k: np.ones(s, np.float32) for k, s in shapes.items()})
-    path = tmp_path / "net.onnx"
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
-def device(**given: object) -> Target:
-    words = {"name": "t", "description": "d", "runtimes": {"tflite": "LiteRT"}, **given}
-    return Target(**words)  # type: ignore[arg-type]
+    return write_network(parse, tmp_path)
 
 
 def test_without_a_latency_table_the_cost_at_a_clock_predicts(network: Path) -> None:
@@ -50,7 +29,7 @@ def test_without_a_latency_table_the_cost_at_a_clock_predicts(network: Path) -> 
     layers = layers_of(model)
     sums = [sum(getattr(x, k) for x in layers) for k in ("macs", "moved", "weights")]
     assert found.ms == pytest.approx((2 * sums[0] + 0.5 * sums[1] + 0.5 * sums[2] + 500) / 0.2e6)
-    assert found.grade == prediction.UNCALIBRATED
+    assert found.grade == rates.UNCALIBRATED
     assert (found.low_ms, found.high_ms) == (found.ms / 2, found.ms * 2)
     assert "[cost]" in found.notes[0]
     assert found.source == "guess"
@@ -62,7 +41,7 @@ def test_without_a_latency_table_the_cost_at_a_clock_predicts(network: Path) -> 
 
 
 def test_targets_without_figures(network: Path) -> None:
-    assert predict(load(network), target("cortex-m55")).grade == prediction.UNCALIBRATED
+    assert predict(load(network), target("cortex-m55")).grade == rates.UNCALIBRATED
     with pytest.raises(UnsupportedError, match="no latency table"):
         predict(load(network), target("x86-64"))
 
@@ -76,7 +55,7 @@ def test_a_clock_of_ones_own_scales_the_rates(network: Path, tmp_path: Path) -> 
         predict(model, target(t), runtime="ncnn") for t in (str(tmp_path / "slow.toml"), "cortex-a53")
     )
     assert own.ms == pytest.approx(base.ms * base.ghz / 0.7)
-    assert own.grade == prediction.CLOCK_ONLY
+    assert own.grade == rates.CLOCK_ONLY
 
 
 def test_calibrating_what_had_no_figures(network: Path, tmp_path: Path) -> None:

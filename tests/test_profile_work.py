@@ -17,12 +17,13 @@ from edgecc.analysis.tflite_workload import layers_of_graph
 from edgecc.analysis.workload import layers_of
 from edgecc.importer import load
 from edgecc.micro import excess, file_facts
-from edgecc.profile import OperatorTime, Profile, profile_artifact
+from edgecc.profile import MEASURED_THERE, OperatorTime, Profile, profile_artifact
 from edgecc.profile.emulated import Difference, Emulated, LevelFound
 from edgecc.profile.guest import Count, FunctionCount
 from edgecc.profile.side_by_side import side_by_side
 from edgecc.profile.work import with_work
 from edgecc.profile.xnnpack_rows import executed, matched
+from edgecc.report.tables import report_tables
 from edgecc.target import target
 from edgecc.tflite.reader import read_graph
 
@@ -84,6 +85,37 @@ def test_operators_of_onnx_runtime_are_told_by_name(int8: edgecc.CompileResult, 
     weights = 4 if form == "float" else 1
     assert first.bytes is not None
     assert first.bytes >= weights * layers[0].moved
+
+
+@pytest.mark.parametrize(
+    ("form", "machine", "said"), [("onnx", "x86_64", 1), ("onnx", "aarch64", 0), ("float", "x86_64", 0)]
+)
+def test_int8_made_for_arm_and_measured_here_says_so(
+    int8: edgecc.CompileResult, monkeypatch: pytest.MonkeyPatch, form: str, machine: str, said: int
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    path = CNN if form == "float" else path_of(int8, form)
+    shown = [item for item in profile_artifact(path, runs=3).tables() if isinstance(item, str)]
+    assert sum("--target x86-64" in line for line in shown) == said
+
+
+def test_the_terminal_of_compile_says_so_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    made = edgecc.compile(
+        CNN, target="arm", data=MODELS / "digits_cnn_calib.npz", no_verify=True, output=tmp_path / "o"
+    )
+    shown = [item for item in report_tables(made.report) if isinstance(item, str)]
+    said = [line for line in shown if "--target x86-64" in line]
+    assert len(said) == 1
+    assert said[0].startswith("ONNX int8: ")
+
+
+def test_figures_of_a_device_say_nothing_of_this_processor(
+    int8: edgecc.CompileResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    there = replace(profile(row(0, "QLinearConv", source="ort")), tier=MEASURED_THERE)
+    assert not any("--target x86-64" in note for note in with_work(there, path_of(int8, "onnx")).notes)
 
 
 def test_rows_that_do_not_fit_the_file_stay_without_work(int8: edgecc.CompileResult) -> None:

@@ -17,7 +17,7 @@ from edgecc.errors import FidelityError, ModelError, UsageError
 from edgecc.fidelity import MAX_SQNR_DB, Accumulator, Fidelity, OutputFidelity
 from edgecc.importer import load
 from edgecc.ir import Array
-from edgecc.layerwise import evenly
+from edgecc.layerwise import OnnxLayers, evenly
 from edgecc.runtime import TensorSpec
 from edgecc.runtime.ort import OrtRunner
 from edgecc.tflite.lower import lower
@@ -275,6 +275,15 @@ def test_a_layers_own_error_is_told_from_what_arrives(parse: Parse) -> None:
     )
     worst = Fidelity((), 8, "d", found).worst_layers()
     assert [layer.name for layer in worst] == ["v", "y"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "constant"])
+def test_layers_of_a_damaged_file_are_refused(model: ir.Model, damage: str) -> None:
+    proto = ir.serde.serialize_model(model)
+    proto.graph.initializer[0].data_type = 99
+    data = b"\xff" * 9 if damage == "cut" else proto.SerializeToString()
+    with pytest.raises(ModelError, match="cannot be read"):
+        OnnxLayers(data)
 
 
 def test_samples_for_layers_are_evenly_spaced() -> None:

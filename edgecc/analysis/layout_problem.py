@@ -1,19 +1,19 @@
-"""The cheapest labelling of layouts: propagation where nothing disagrees, a minimum s-t cut where something does."""
+"""The choice of layouts as a problem of two labels."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-
-import numpy as np
+from itertools import chain
+from math import prod
 
 from edgecc import ir
 from edgecc.analysis.orders import Flattened, Order, Pair, moves_nothing
+from edgecc.analysis.two_labels import TwoLabels
 
 # A byte moved costs 1; a transpose that moves nothing is a RESHAPE, which costs next to nothing but is not free.
 _RESHAPE_COST = 1
 _TRANSPOSE_COST = 1024
-# Ties are broken towards ONNX's own order at the ports.
-_TIE = 0.25
 
 
 @dataclass
@@ -29,12 +29,12 @@ class Problem:
     """
 
     pair: dict[ir.Value, Pair] = field(default_factory=dict)
-    maker: dict[ir.Value, object] = field(default_factory=dict)
-    pins: dict[object, int] = field(default_factory=dict)
-    reads: list[tuple[ir.Value, object]] = field(default_factory=list)
-    wishes: list[tuple[object, int, float]] = field(default_factory=list)
+    maker: dict[ir.Value, Hashable] = field(default_factory=dict)
+    pins: dict[Hashable, int] = field(default_factory=dict)
+    reads: list[tuple[ir.Value, Hashable]] = field(default_factory=list)
+    wishes: list[tuple[Hashable, int, float]] = field(default_factory=list)
 
-    def make(self, value: ir.Value, variable: object, pair: Pair) -> None:
+    def make(self, value: ir.Value, variable: Hashable, pair: Pair) -> None:
         """Adds a value that `variable` decides."""
         self.pair[value] = pair
         self.maker[value] = variable
@@ -48,95 +48,29 @@ class Problem:
 
 def transpose_bytes(value: ir.Value, pair: Pair) -> float:
     """What it costs to turn one order of `value` into the other."""
-    shape = ir.static_dims(value) if ir.is_static(value) else tuple(d or 1 for d in ir.dims(value) or ())
+    shape = tuple(1 if d is None else d for d in ir.dims(value) or ())
     if (
         isinstance(pair[0], Flattened)
         or isinstance(pair[1], Flattened)
         or moves_nothing(shape, pair[0], pair[1])
     ):
         return _RESHAPE_COST
-    return _TRANSPOSE_COST + 4 * float(np.prod(shape))
+    return _TRANSPOSE_COST + 4 * float(prod(shape))
 
 
-def solve(problem: Problem) -> dict[object, int]:
-    """Labels of all variables: by propagation where nothing disagrees, else by a minimum cut a component."""
-    parent: dict[object, object] = {v: v for v in (*problem.maker.values(), *problem.pins)}
-    parent.update({r: r for _, r in problem.reads if not isinstance(r, int)})
-
-    def find(variable: object) -> object:
-        while parent[variable] is not variable:
-            parent[variable] = parent[parent[variable]]
-            variable = parent[variable]
-        return variable
-
-    pins: dict[object, set[int]] = {}
+def solve(problem: Problem) -> dict[Hashable, int]:
+    """The cheapest label of every variable; 0 where both cost the same."""
+    cut = TwoLabels()  # there label 1 has the preference: it is 0 here
+    readers: dict[ir.Value, list[Hashable]] = {}
     for value, reader in problem.reads:
-        if not isinstance(reader, int):
-            parent[find(problem.maker[value])] = find(reader)
-    for variable, label in problem.pins.items():
-        pins.setdefault(find(variable), set()).add(label)
-    for value, reader in problem.reads:
-        if isinstance(reader, int):
-            pins.setdefault(find(problem.maker[value]), set()).add(reader)
-    for variable, label, _ in problem.wishes:
-        pins.setdefault(find(variable), set()).add(label)
-    labels: dict[object, int] = {}
-    mixed: set[object] = set()
-    for variable in parent:
-        wanted = pins.get(find(variable), set())
-        if len(wanted) == 2:
-            mixed.add(variable)
-        else:
-            labels[variable] = next(iter(wanted), 0)
-    if mixed:
-        labels.update(_minimum_cut(problem, mixed))
-    return labels
-
-
-def _minimum_cut(problem: Problem, variables: set[object]) -> dict[object, int]:
-    """Label 0 is the source's side. A value pays once, however many of its readers disagree with it."""
-    import networkx as nx
-    from networkx.algorithms.flow import boykov_kolmogorov
-
-    source, sink = "source", "sink"
-    cut = nx.DiGraph()
-    cut.add_nodes_from((source, sink))
-
-    def edge(a: object, b: object, capacity: float | None) -> None:
-        if capacity is None:  # networkx takes an absent capacity as infinite
-            cut.add_edge(a, b)
-        elif cut.has_edge(a, b):
-            if "capacity" in cut[a][b]:
-                cut[a][b]["capacity"] += capacity
-        else:
-            cut.add_edge(a, b, capacity=capacity)
-
-    for variable in variables:
-        cut.add_node(variable)
-        if variable in problem.pins:
-            before, after = (source, variable) if problem.pins[variable] == 0 else (variable, sink)
-            edge(before, after, None)
-    for value, maker in problem.maker.items():
-        if maker in variables and value.is_graph_input() and maker not in problem.pins:
-            edge(source, maker, _TIE)
+        readers.setdefault(value, []).append(reader)
+    for variable in chain(problem.maker.values(), *readers.values()):
+        cut.add(variable)
+    for variable, label in (*problem.pins.items(), (0, 0), (1, 1)):  # a reader may be a label
+        cut.pin(variable, 1 - label)
     for variable, label, cost in problem.wishes:
-        if variable in variables:
-            before, after = (source, variable) if label == 0 else (variable, sink)
-            edge(before, after, cost)
-    readers: dict[ir.Value, list[object]] = {}
-    for value, reader in problem.reads:
-        if problem.maker[value] in variables:
-            readers.setdefault(value, []).append(
-                reader if not isinstance(reader, int) else (source, sink)[reader]
-            )
+        zero, one = cut.costs[variable]
+        cut.costs[variable] = (zero + cost, one) if label == 0 else (zero, one + cost)
     for value, found in readers.items():
-        maker, cost = problem.maker[value], transpose_bytes(value, problem.pair[value])
-        others = [r for r in dict.fromkeys(found) if r is not maker]
-        ahead, behind = ("ahead", value), ("behind", value)
-        edge(maker, ahead, cost)
-        edge(behind, maker, cost)
-        for reader in others:
-            edge(ahead, reader, None)
-            edge(reader, behind, None)
-    _, (zeros, _) = nx.minimum_cut(cut, source, sink, flow_func=boykov_kolmogorov)
-    return {variable: 0 if variable in zeros else 1 for variable in variables}
+        cut.value(problem.maker[value], found, transpose_bytes(value, problem.pair[value]))
+    return {variable: 1 - label for variable, label in cut.solve().items()}

@@ -57,9 +57,9 @@ class TwoLabels:
         labels = dict(self.pins)
         for part in self._components():
             wanted = {self.pins[v] for v in self._around(part) if v in self.pins}
-            wanted |= {int(self.costs[v][1] <= self.costs[v][0]) for v in part}
-            if len(wanted) == 1:
-                labels.update(dict.fromkeys(part, wanted.pop()))
+            wanted |= {int(one < zero) for zero, one in (self.costs[v] for v in part) if one != zero}
+            if len(wanted) <= 1:
+                labels.update(dict.fromkeys(part, wanted.pop() if wanted else 1))
             else:
                 labels.update(self._cut(part))
         return labels

@@ -215,7 +215,7 @@ def _source_of_function(text: str, inputs: Sequence[TensorSpec]) -> forms.Source
             return step()
         except (EdgeccError, StopIteration):
             raise
-        except Exception as error:
+        except Exception as error:  # wrapped: it is the user's code
             raise UsageError(f"this function failed: {type(error).__name__}: {error}", node=text) from error
 
     def read() -> Iterator[Any]:

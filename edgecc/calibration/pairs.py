@@ -37,51 +37,56 @@ class PairedMoments:
     count: int
 
 
-def collect_pairs(
+def pairs_in_turn(
     model: ir.Model,
     original: ir.Model,
     dataset: Iterable[Mapping[str, ir.Array]],
     pairs: Sequence[tuple[ir.Node, ir.Node]],
     *,
-    columns: int = 49,
-    seed: int = 0,
-    threads: int | None = 1,
+    columns: int,
+    seed: int,
 ) -> Iterator[tuple[ir.Node, PairedMoments]]:
-    """The moments of each pair of layers, pair by pair; both networks run only as far as the layers need.
+    """The moments of each pair of layers, pair by pair, in the network as it is by then: whoever iterates changes it.
+
+    The original, which stays as it is, runs for as many layers at once as 256 MB hold of what they read. Both networks
+    run only as far as the layers need, in one thread.
 
     Args:
         model: the compressed network.
         original: the network that it was made of.
-        dataset: samples in the ONNX layout, read once for each 256 MB of matrices.
-        pairs: a layer of `model` and the one of `original` whose place it takes; of the same places of output and
-            as many groups, and no `moments.objection` to either.
+        dataset: samples in the ONNX layout, read once for each pair and once for each 256 MB.
+        pairs: a layer of `model` and the one of `original` whose place it takes, in the order of the graph; of the same
+            places of output and as many groups, and no `moments.objection` to either.
         columns: places of the output taken of each sample.
         seed: of their choice.
-        threads: of the runtime.
     """
-    waves = mo.in_waves(
-        pairs, lambda p: mo.groups(p[0]) * mo.fan_in(p[0]) * (mo.fan_in(p[0]) + mo.fan_in(p[1]))
-    )
+    count = sum(1 for _ in dataset)
+    waves = mo.in_waves(pairs, lambda p: count * columns * mo.groups(p[1]) * mo.fan_in(p[1]))
     for wave in list(waves):
-        sums = [_PairSum(new, old, columns, seed + i) for i, (new, old) in enumerate(wave)]
-        now, before = (_Reader(m, [p[k] for p in wave], threads) for k, m in enumerate((model, original)))
+        places = [mo.Columns(old, columns, np.random.default_rng(seed)) for _, old in wave]
+        reader = _Reader(original, [old for _, old in wave])
+        kept: list[list[list[ir.Array]]] = [[] for _ in wave]
         for sample in dataset:
-            for found, x, z in zip(sums, now.read(sample), before.read(sample), strict=True):
-                found.add(x, z)
-        for (new, _), found in zip(wave, sums, strict=True):
-            yield new, found.result()
+            for found, taken, z in zip(kept, places, reader.read(sample), strict=True):
+                found.append([np.array(each) for each in taken.taken(z)])
+        for (new, old), before in zip(wave, kept, strict=True):
+            now, sums = _Reader(model, [new]), _PairSum(new, old, columns, seed)
+            for sample, taken_before in zip(dataset, before, strict=True):
+                sums.add(now.read(sample)[0], taken_before)
+            before.clear()
+            yield new, sums.result()
 
 
 class _Reader:
     """Reads what some layers of a network are fed."""
 
-    def __init__(self, model: ir.Model, nodes: Sequence[ir.Node], threads: int | None) -> None:
+    def __init__(self, model: ir.Model, nodes: Sequence[ir.Node]) -> None:
         from edgecc.runtime.ort import OrtRunner
 
         fed = {str(v.name) for v in model.graph.inputs}
         self._names = [str(node.inputs[0].name) for node in nodes]  # type: ignore[union-attr]
         self._inner = [name for name in dict.fromkeys(self._names) if name not in fed]
-        self._runner = OrtRunner.from_model(model, threads=threads, extra_outputs=self._inner)
+        self._runner = OrtRunner.from_model(model, threads=1, extra_outputs=self._inner)
 
     def read(self, sample: Mapping[str, ir.Array]) -> list[ir.Array]:
         answers = self._runner.run(sample, only=self._inner) if self._inner else {}
@@ -93,7 +98,6 @@ class _PairSum:
 
     def __init__(self, new: ir.Node, old: ir.Node, columns: int, seed: int) -> None:
         self._now = mo.Columns(new, columns, np.random.default_rng(seed))
-        self._before = mo.Columns(old, columns, np.random.default_rng(seed))  # the same places
         size, was, count = mo.fan_in(new), mo.fan_in(old), mo.groups(new)
         self._second = np.zeros((count, size, size), np.float64)
         self._cross = np.zeros((count, was, size), np.float64)
@@ -101,8 +105,9 @@ class _PairSum:
         self._count = self._elements = 0
         self._held: list[tuple[ir.Array, ir.Array]] = []
 
-    def add(self, now: ir.Array, before: ir.Array) -> None:
-        for x, z in zip(self._now.taken(now), self._before.taken(before), strict=True):
+    def add(self, now: ir.Array, before: Iterable[ir.Array]) -> None:
+        """Takes what the layer reads of one sample now, and the columns at the same places before."""
+        for x, z in zip(self._now.taken(now), before, strict=True):
             self._held.append((x, z))
             self._elements += x.size + z.size
         if self._elements >= _HELD:

@@ -79,6 +79,12 @@ def x86_notes() -> tuple[str, ...]:
     )
 
 
+def stores_int8(model: ir.Model) -> bool:
+    """Whether an activation of a network with Q/DQ is stored in int8, as Arm wants it."""
+    quantized = (node for node in model.graph if node.op_type == "QuantizeLinear")
+    return any(node.outputs[0].dtype == ir.DataType.INT8 for node in quantized)
+
+
 def _on_arm() -> bool:
     return platform.machine().lower() in ("aarch64", "arm64")
 

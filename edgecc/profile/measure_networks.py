@@ -9,7 +9,7 @@ from pathlib import Path
 from edgecc.errors import UsageError
 from edgecc.profile import Profile, profile_artifact
 from edgecc.profile.devices import profile_on
-from edgecc.profile.predict import choose
+from edgecc.profile.rates import choose
 from edgecc.profile.recalibrate import Measured, read_measured
 from edgecc.target import target as find_target
 

@@ -166,7 +166,7 @@ def profile(
         _refuse(where, answer, code, errors)
     try:
         return _profile(answer, kind, threads, path.stat().st_size)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:  # JSON of any form
         raise EdgeccError(f"it does not answer as it should: {error}", node=where.host) from error
 
 

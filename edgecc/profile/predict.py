@@ -8,24 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from edgecc import ir
-from edgecc.analysis.workload import RATES, Layer, amounts, layers_of
+from edgecc.analysis.workload import Layer, amounts, layers_of
 from edgecc.errors import EdgeccError, Finding, ModelError, UnsupportedError, UsageError
+from edgecc.profile.rates import CALIBRATED, CLOCK_ONLY, FACTOR_OF_TWO, SCALED, choose
 from edgecc.target import LatencySpec, Target
 
 if TYPE_CHECKING:
     from edgecc.artifact import Artifact
 
 PREDICTED = "predicted"
-CALIBRATED = "calibrated on that board"
-SCALED = "same core scaled by clock and one measured network"
-CLOCK_ONLY = "same core scaled by clock, nothing measured on that board"
-OTHER_RUNTIME = "other runtime"
-UNCALIBRATED = "uncalibrated (a factor of two: for ranking only)"
 
-_FACTOR_OF_TWO = 1.0  # relative error: the truth lies between half and twice the figure
 # Mean error on a device of a known core class from its clock alone, of ncnn (benchmarks/README.md).
 _OTHER_CLOCK = 0.25
 
@@ -146,7 +139,7 @@ def predict_layers(layers: Sequence[Layer], device: Target, *, runtime: str, pre
         grade = CLOCK_ONLY if grade in (CALIBRATED, SCALED) else grade
     rows = _operators(layers, spec, ghz, precision)
     ms = sum(row.ms for row in rows)
-    low = ms / 2 if error >= _FACTOR_OF_TWO else ms * (1 - error)
+    low = ms / 2 if error >= FACTOR_OF_TWO else ms * (1 - error)
     return Prediction(
         target=device.board or device.name, runtime=runtime, precision=precision, ms=ms, low_ms=low,
         high_ms=ms * (1 + error), error=error, grade=grade, threads=spec.threads, ghz=ghz,
@@ -233,69 +226,6 @@ def _predict_tflite(data: bytes, device: Target, precision: str | None) -> Predi
             "the TFLite file is damaged: an operator has not the operands of its kind"
         ) from error
     return predict_layers(layers, device, runtime=runtime, precision=precision or own)
-
-
-def choose(device: Target, runtime: str, precision: str) -> tuple[LatencySpec, str, float, tuple[str, ...]]:
-    """The table that serves best, what it is worth, its error, and what to say of it."""
-    own = [s for s in device.latency if s.runtime == runtime and s.precision == precision]
-    if own:
-        spec = max(own, key=lambda s: s.networks)
-        few = spec.networks == 1
-        return spec, SCALED if few else CALIBRATED, spec.error, ()
-    same = [s for s in device.latency if s.precision == precision]
-    if same:
-        spec = same[0]
-        note = f"rates of {spec.runtime} stand for {runtime}"
-        if spec.error_other is None:
-            return spec, UNCALIBRATED, _FACTOR_OF_TWO, (note,)
-        return spec, OTHER_RUNTIME, spec.error_other, (note,)
-    if not device.latency:
-        note = f"from [cost] of {device.name}: nothing was published or measured that could serve"
-        return by_cost(device, runtime, precision), UNCALIBRATED, _FACTOR_OF_TWO, (note,)
-    spec = device.latency[0]
-    note = f"rates of {spec.runtime} in {spec.precision} stand for {runtime} in {precision}"
-    mac = device.cost.mac
-    factor = mac[_counted(precision)] / mac[_counted(spec.precision)]
-    if factor != 1:
-        note += f", times {factor:.2g} by [cost]"
-        spec = msgspec.structs.replace(spec, rates={rate: factor * r for rate, r in spec.rates.items()})
-    return spec, UNCALIBRATED, _FACTOR_OF_TWO, (note,)
-
-
-def _counted(precision: str) -> str:
-    """The precision of `[cost]` that another is counted as."""
-    return {"int4": "int8", "int8": "int8", "int16x8": "int16x8"}.get(precision, "fp32")
-
-
-def by_cost(device: Target, runtime: str, precision: str) -> LatencySpec:
-    """The rates of a target's `[cost]`, at its clock.
-
-    A multiply-accumulate takes as long in every kind of layer; `channels` and `conversion` do not count.
-
-    Raises:
-        UnsupportedError: its clock is not known.
-    """
-    if device.clock is None:
-        raise UnsupportedError(
-            f"{device.name} has no latency table, and no clock at which its [cost] would be time",
-            remedy="give `ghz` in a target of your own that extends it, or measure there",
-        )
-    counted = _counted(precision)
-    width, weight = {"fp32": (4, 4), "int8": (1, 1), "int16x8": (2, 1)}[counted]
-    byte = device.cost.byte[counted]
-    of = {
-        "macs": device.cost.mac[counted], "moved": width * byte, "written": 0.0, "weights": weight * byte,
-        "layers": device.cost.operator,
-    }  # fmt: skip
-    return LatencySpec(
-        runtime=runtime, precision=precision, board=_board(device), ghz=device.clock, networks=0,
-        rates={rate: of[what] for rate, (what, _) in RATES.items()}, error=_FACTOR_OF_TWO,
-        source=device.cost.source,
-    )  # fmt: skip
-
-
-def _board(device: Target) -> str:
-    return device.name if device.board is None else device.boards[device.board].description
 
 
 # Bytes of an activation and of an element of a constant; `mixed` counts as int8, which most of it is.

@@ -11,7 +11,7 @@ import numpy as np
 from edgecc.analysis.latency_fit import posterior
 from edgecc.analysis.workload import layers_of, total_amounts
 from edgecc.errors import ModelError, UsageError
-from edgecc.profile.predict import choose
+from edgecc.profile.rates import choose
 from edgecc.target import LatencySpec, Target
 
 _COLUMNS = ("model", "latency_ms")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgecc import ir
 from edgecc.errors import EdgeccError
-from edgecc.profile import OperatorTime, Profile
+from edgecc.profile import MEASURED_HERE, OperatorTime, Profile
 
 # Clocks of the runtimes count whole microseconds: the rate of what takes less is noise. (A guess.)
 _LEAST_US = 5.0
@@ -45,6 +45,8 @@ def with_work(
 ) -> Profile:
     """The profile with multiply-accumulates, bytes and bound of the operators that can be told in the file.
 
+    An ONNX file with int8 activations, as Arm wants them, gets the note that tells what x86 makes of these.
+
     Args:
         profile: measured.
         path: of the .tflite or .onnx file that it is of; one that cannot be read leaves the profile as it is.
@@ -58,7 +60,9 @@ def with_work(
 
             found = matched(profile.operators, path.read_bytes())
         else:
-            found = _by_name(profile.operators, path, input_shape)
+            model = _loaded(path, input_shape)
+            found = _by_name(profile.operators, model)
+            profile = replace(profile, notes=(*profile.notes, *_other_processor(profile, model)))
     except (EdgeccError, OSError):  # the runtime ran it all the same
         return profile
     rows = [
@@ -105,13 +109,21 @@ def _bounded(row: OperatorTime, macs: float, moved: float) -> OperatorTime:
     return replace(row, bound="compute" if computing > moving else "memory")
 
 
-def _by_name(
-    rows: Sequence[OperatorTime], path: Path, input_shape: Mapping[str, Sequence[int]] | None
-) -> list[Work | None]:
+def _loaded(path: Path, input_shape: Mapping[str, Sequence[int]] | None) -> ir.Model:
     from edgecc.importer import load
 
     shapes = None if input_shape is None else {k: tuple(v) for k, v in input_shape.items()}
-    known = dict(_works(load(path, input_shape=shapes)))
+    return load(path, input_shape=shapes)
+
+
+def _other_processor(profile: Profile, model: ir.Model) -> tuple[str, ...]:
+    from edgecc.onnxrt.readback import stores_int8, x86_notes
+
+    return x86_notes() if profile.tier == MEASURED_HERE and stores_int8(model) else ()
+
+
+def _by_name(rows: Sequence[OperatorTime], model: ir.Model) -> list[Work | None]:
+    known = dict(_works(model))
     return [known.get(_ADDED.sub("", row.name)) for row in rows]
 
 

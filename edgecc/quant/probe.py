@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecc import ir
+from edgecc.analysis.answers import Answers, Sample
 from edgecc.quant import int4, rules
 from edgecc.quant.params import QuantParams
 from edgecc.runtime import Runner
 
 if TYPE_CHECKING:
     from edgecc.quant.plan import QuantPlan
-
-# Noise of an output that is nearly zero, as a share of it, is counted up to here.
-_MOST = 1e6
-
-Sample = Mapping[str, ir.Array]
 
 
 class Probe:
@@ -68,7 +64,7 @@ class Probe:
         reference, copies = self._reference([v for v in wave if v in self._makers], held)
         answers = [{**sample, **reference.run(sample)} for sample in samples]
         del reference
-        power = [sum(_power(a[out]) for a in answers) for out in self._outputs]
+        wanted = Answers(answers, self._outputs)
         for value in wave:
             name = str(value.name)
             params = rounding.get(value)
@@ -77,20 +73,9 @@ class Probe:
             for weights, source in forms.items():
                 if source is None:
                     continue
-                noise = np.zeros(len(self._outputs))
-                for kept in answers:
-                    wrong = kept[source]
-                    if not weights and params is not None:
-                        wrong = params.dequantize(params.quantize(wrong))
-                    got = {name: wrong}
-                    if runner is not None:
-                        got |= runner.run({s.name: {**kept, **got}[s.name] for s in runner.inputs})
-                    noise += [_power(_error(got.get(o, kept[o]), kept[o])) for o in self._outputs]
-                yield (
-                    value,
-                    weights,
-                    tuple(min(float(n) / max(p, 1e-30), _MOST) for n, p in zip(noise, power, strict=True)),
-                )
+                wrong = (_rounded(kept[source], None if weights else params) for kept in answers)
+                got = (_answered(name, *pair, runner) for pair in zip(wrong, answers, strict=True))
+                yield value, weights, wanted.noise(got)
 
     def _reference(self, made: Sequence[ir.Value], held: Mapping[str, None]) -> tuple[Runner, dict[str, str]]:
         """The network that computes the values to keep, and beside them each value in `made` with stored weights."""
@@ -151,6 +136,18 @@ class Probe:
         return OrtRunner.from_model(copy, threads=self._threads)
 
 
+def _rounded(array: ir.Array, params: QuantParams | None) -> ir.Array:
+    return array if params is None else params.dequantize(params.quantize(array))
+
+
+def _answered(name: str, wrong: ir.Array, kept: Sample, runner: Runner | None) -> dict[str, ir.Array]:
+    """A wrong value, and what depends on it."""
+    got = {name: wrong}
+    if runner is not None:
+        got |= runner.run({s.name: {**kept, **got}[s.name] for s in runner.inputs})
+    return got
+
+
 @dataclass(frozen=True)
 class _Cut:
     """What a value decides.
@@ -190,14 +187,3 @@ def _twin(graph: ir.Graph, node: ir.Node, inputs: Sequence[ir.Value | None]) -> 
     twin = ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()), outputs=[out])
     graph.insert_after(node, twin)
     return out
-
-
-def _error(got: ir.Array, wanted: ir.Array) -> ir.Array:
-    """Where a wrong value changes how many answers there are, all of them are wrong."""
-    return wanted if got.shape != wanted.shape else got.astype(np.float64) - wanted.astype(np.float64)
-
-
-def _power(array: ir.Array) -> float:
-    flat = array.ravel().astype(np.float64)
-    flat = flat[np.isfinite(flat)]
-    return float(flat @ flat)

@@ -20,6 +20,9 @@ def report_tables(report: Report) -> list[Table | str]:
     items: list[Table | str] = [before_after(report)]
     figures = (report.original_profile, *(a.profile for a in report.artifacts))
     items.extend(dict.fromkeys(conditions(p) for p in figures if p is not None))
+    items.extend(
+        f"{a.label}: {note}" for a in report.artifacts if a.profile is not None for note in a.profile.notes
+    )
     items.extend(on_target(report))
     data = {
         f"fidelity measured on {a.fidelity.data} ({a.fidelity.samples} compared)"
