@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 def fitting(shared: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module("latency_targets")
-    for name in ("latency_targets", "latency_model", "latency_rows", "mobilenets"):
+    for name in ("latency_targets", "latency_model", "latency_joint", "latency_rows", "mobilenets"):
         sys.modules.pop(name, None)
 
 
