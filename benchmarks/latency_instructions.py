@@ -22,6 +22,7 @@ from typing import Any, cast
 import latency_model as fits
 import latency_rows
 import numpy as np
+from latency_joint import Fit
 
 COUNTS = Path(__file__).with_name("latency_instructions.csv")
 # Cores -> the level that has their instructions.
@@ -67,9 +68,13 @@ def counted() -> dict[tuple[str, str, str], float]:
 @cache
 def speedup(board: str, precision: str, threads: str) -> float:
     """How much faster several threads are than one, in ncnn's table of the same board: median over its networks."""
-    kind = "int8" if precision == "int8" else "fp32/fp16"
     one, many = (
-        {(r.device, r.network): r.ms for r in latency_rows.ncnn_rows(kind, n)} for n in ("1", threads)
+        {
+            (r.device, r.network): r.ms
+            for r in latency_rows.ncnn_rows(n)
+            if r.family.endswith(latency_rows.IN_INT8) == (precision == "int8")
+        }
+        for n in ("1", threads)
     )
     return float(np.median([one[k] / many[k] for k in many if k in one and k[0].startswith(board)]))
 
@@ -144,23 +149,23 @@ def table(precision: str, level: str) -> str:
 
 
 @cache
-def _ncnn(precision: str) -> tuple[fits.Fit, fits.Columns]:
-    kind, columns = ("int8", fits.NCNN_INT8) if precision == "int8" else ("fp32/fp16", fits.NCNN)
-    return fits.fit(latency_rows.ncnn_rows(kind), columns), columns
+def _ncnn() -> Fit:
+    return fits.fit(latency_rows.ncnn_rows(), fits.NCNN)
 
 
 def by_ncnn(f: Figure, precision: str) -> float | None:
     """Relative error of the rates of ncnn's devices with the same core, one thread; None where there is none."""
     core = re.search(r"A\d+", f.core)
     amounts = latency_rows.named(f.network, "224x224")
-    found, columns = _ncnn(precision)
     logs = [
-        v for k, v in found.devices.items() if core and core[0] in re.findall(r"A\d+", k.rpartition(", ")[2])
-    ]
+        v for k, v in _ncnn().devices.items()
+        if core and core[0] in re.findall(r"A\d+", k.rpartition(", ")[2])
+        and (latency_rows.IN_INT8 in k) == (precision == "int8")
+    ]  # fmt: skip
     if not logs or amounts is None:
         return None
     row = latency_rows.Row("", "", f.network, 1.0, 1.0, dict(amounts))
-    millions = np.exp(np.mean([np.log(fits.matrix([row], columns)[0] @ np.exp(v)) for v in logs]))
+    millions = np.exp(np.mean([np.log(fits.matrix([row], fits.NCNN)[0] @ np.exp(v)) for v in logs]))
     return float(millions / f.millions - 1)
 
 

@@ -27,6 +27,15 @@ class Row:
     ghz: float
     amounts: dict[str, float]
 
+    @property
+    def board(self) -> str:
+        """The device whatever the precision."""
+        return self.device.replace(IN_INT8, "")
+
+
+IN_INT8 = " in int8"
+"""What ncnn's devices and families are called beside, so that they are others in int8."""
+
 
 def truth() -> list[dict[str, str]]:
     with (SHARED / "latency_truth.csv").open(encoding="utf-8") as file:
@@ -91,13 +100,15 @@ _BEFORE_DECEMBER_2023 = frozenset({
 })  # fmt: skip
 
 
-def ncnn_rows(precision: str, threads: str = "1") -> list[Row]:
-    return [
-        Row(f"{r['device']}, {r['cpu_core']}", core_class(r["cpu_core"]), r["model"], float(r["latency_ms"]),
-            float(r["freq_ghz"]), _ncnn_amounts(r))
-        for r in truth()
-        if (r["runtime"], r["precision"], r["threads"]) == ("ncnn", precision, threads) and r["model"] in networks()
-    ]  # fmt: skip
+def ncnn_rows(threads: str = "1") -> list[Row]:
+    """ncnn's table: a device is two, one of float figures, and one of int8."""
+    found = []
+    for r in truth():
+        if (r["runtime"], r["threads"]) == ("ncnn", threads) and r["model"] in networks():
+            suffix = IN_INT8 if r["precision"] == "int8" else ""
+            device, family = f"{r['device']}{suffix}, {r['cpu_core']}", core_class(r["cpu_core"]) + suffix
+            found.append(_row(r, device, family, r["model"], _ncnn_amounts(r)))
+    return found
 
 
 def _ncnn_amounts(r: dict[str, str]) -> dict[str, float]:

@@ -11,6 +11,7 @@ import latency_instructions
 import latency_model as fits
 import latency_rows
 import numpy as np
+from latency_joint import Fit
 
 from edgecc.analysis.latency_fit import Floats
 from edgecc.analysis.workload import RATES
@@ -32,8 +33,8 @@ class Wanted:
 
 def _ncnn(device: str, board: str, precision: str) -> list[Wanted]:
     return [
-        Wanted("ncnn", precision, "ncnn float", device, board),
-        Wanted("ncnn", "int8", "ncnn int8", device, board),
+        Wanted("ncnn", precision, "ncnn", device, board),
+        Wanted("ncnn", "int8", "ncnn", device.replace(", ", f"{latency_rows.IN_INT8}, "), board),
     ]
 
 
@@ -72,7 +73,7 @@ class Fitted:
 
     rows: list[latency_rows.Row]
     columns: fits.Columns
-    found: fits.Fit
+    found: Fit
     there: Floats
     anywhere: Floats
 
@@ -80,8 +81,7 @@ class Fitted:
 def fitted() -> dict[str, Fitted]:
     """Every family, by the name that `Wanted.rows` has."""
     cases = {
-        "ncnn float": (latency_rows.ncnn_rows("fp32/fp16"), fits.NCNN),
-        "ncnn int8": (latency_rows.ncnn_rows("int8"), fits.NCNN_INT8),
+        "ncnn": (latency_rows.ncnn_rows(), fits.NCNN),
         "tflite fp32": (latency_rows.tflite_rows("fp32"), fits.XNNPACK),
         "tflite int8": (latency_rows.tflite_rows("int8"), fits.XNNPACK),
         "micro": (latency_rows.micro_rows(), fits.MICRO),
@@ -165,8 +165,8 @@ def transfer_errors() -> dict[str, float]:
     arithmetic ncnn's float figures are fp16, TFLite's float32: that is the error of fp16.
     """
     errors: dict[str, dict[str, list[float]]] = {"fp32": {}, "fp16": {}, "int8": {}}
-    for precision, kind, columns in (("fp32", "fp32/fp16", fits.NCNN), ("int8", "int8", fits.NCNN_INT8)):
-        found = {n: fits.fit(latency_rows.ncnn_rows(kind, n), columns) for n in ("1", "2", "4")}
+    found = {n: fits.fit(latency_rows.ncnn_rows(n), fits.NCNN) for n in ("1", "2", "4")}
+    for precision in ("fp32", "int8"):
         for r, row in latency_rows.tflite_figures(precision):
             core = _CORE.search(r["cpu_core"])
             if core is None or r["threads"] not in found:
@@ -176,9 +176,10 @@ def transfer_errors() -> dict[str, float]:
             rates = [
                 log for name, log in found[r["threads"]].devices.items()
                 if core[0] in _CORE.findall(name.rpartition(", ")[2])
+                and (latency_rows.IN_INT8 in name) == (precision == "int8")
             ]  # fmt: skip
             if rates:
-                amounts = fits.matrix([row], columns)[0]
+                amounts = fits.matrix([row], fits.NCNN)[0]
                 ms = np.exp(np.mean([np.log(amounts @ np.exp(log)) for log in rates]))
                 half = "fp16" in latency_rows.core_class(r["cpu_core"]) and precision == "fp32"
                 device = r["device"].partition(" (")[0]

@@ -97,7 +97,7 @@ def test_only_targets_that_are_named_have_milliseconds(file: Path, monkeypatch: 
 def fitting(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     yield importlib.import_module("latency_instructions")
-    for name in ("latency_instructions", "latency_model", "latency_rows", "mobilenets"):
+    for name in ("latency_instructions", "latency_model", "latency_joint", "latency_rows", "mobilenets"):
         sys.modules.pop(name, None)
 
 

@@ -3,11 +3,13 @@
 import csv
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgecc.analysis.latency_fit import posterior
 from edgecc.target import target
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -17,7 +19,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 def fitting(shared: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module("latency_targets")
-    for name in ("latency_targets", "latency_model", "latency_rows", "mobilenets"):
+    for name in ("latency_targets", "latency_model", "latency_joint", "latency_rows", "mobilenets"):
         sys.modules.pop(name, None)
 
 
@@ -36,6 +38,44 @@ def test_the_committed_rates_are_the_fitted_ones(fitting: object) -> None:
                 spec = tables[want.runtime, want.precision]
                 for group, log in zip(columns, found.devices[want.device], strict=True):
                     assert all(spec.rates[k] == pytest.approx(np.exp(log), rel=0.01) for k in group)
+
+
+def test_a_prediction_does_not_know_the_figure_that_it_is_compared_with(fitting: object) -> None:
+    fits, rows = fitting.fits, fitting.latency_rows.tflite_rows("int8")  # type: ignore[attr-defined]
+    fold = {i for i, row in enumerate(rows) if row.network == rows[0].network}
+    others = [replace(row, ms=10 * row.ms) if i in fold else row for i, row in enumerate(rows)]
+    honest, disturbed = (fits.left_out(each, fits.XNNPACK, [fold]) for each in (rows, others))
+    assert np.isfinite(honest[min(fold)])
+    np.testing.assert_array_equal(honest, disturbed)
+
+
+def test_the_fit_is_a_minimum_and_finds_rates_that_figures_tell(fitting: object) -> None:
+    """Two devices, one twice as fast, whose figures are exact: the same shape, and each its speed."""
+    joint = importlib.import_module("latency_joint").joint_fit
+    amounts = np.random.default_rng(0).uniform(0.1, 1, (40, 3))
+    rates = np.array([0.2, 1.0, 3.0])
+    ms = amounts @ rates
+    ms[20:] /= 2
+    devices = ["slow"] * 20 + ["fast"] * 20
+    found = joint(amounts, ms, devices, {"slow": "one", "fast": "one"}, np.log([0.3, 0.5, 2.0]))
+    for name, told in (("slow", rates), ("fast", rates / 2)):
+        assert amounts @ np.exp(found.devices[name]) == pytest.approx(amounts @ told, rel=0.05)
+    for name, at in (("slow", slice(0, 20)), ("fast", slice(20, 40))):
+        again = posterior(
+            amounts[at], ms[at], found.families["one"], start=found.devices[name].copy(), rounds=500
+        )
+        np.testing.assert_allclose(again, found.devices[name], atol=1e-4)
+
+
+def test_ncnn_in_int8_is_a_device_of_its_own_on_the_same_board(fitting: object) -> None:
+    fits, rows = fitting.fits, fitting.latency_rows.ncnn_rows()  # type: ignore[attr-defined]
+    parts = [[row for row in rows if fits.in_part(row, part)] for part in fits.PARTS["ncnn"]]
+    assert [len(part) for part in parts] == [550, 184]
+    assert not {row.device for row in parts[0]} & {row.device for row in parts[1]}
+    assert {row.board for row in parts[1]} <= {row.board for row in parts[0]}
+    for fold in fits.folds_there(rows):  # the other precision of a figure is not known either
+        pairs = {(rows[i].board, rows[i].network) for i in fold}
+        assert fold == {i for i, row in enumerate(rows) if (row.board, row.network) in pairs}
 
 
 def test_the_committed_transfer_errors_are_the_measured_ones(fitting: object) -> None:

@@ -20,7 +20,7 @@ from edgecc.profile.predict import before_and_after, predict, predict_file
 from edgecc.profile.recalibrate import Measured, read_measured, refit, target_text
 from edgecc.profile.side_by_side import SideBySide
 from edgecc.report.predictions import prediction_tables
-from edgecc.target import CostSpec, LatencySpec, target
+from edgecc.target import BoardSpec, CostSpec, LatencySpec, target
 from edgecc.tflite.reader import read_graph
 
 
@@ -111,6 +111,30 @@ def test_grades(network: Path) -> None:
     with pytest.raises(UnsupportedError, match="no latency table") as raised:
         predict(model, device())
     assert "ghz" in str(raised.value.remedy)
+
+
+def test_the_bar_is_of_a_network_that_nobody_measured(network: Path) -> None:
+    model = load(network)
+    assert predict(model, device(table(error_new=0.3))).error == 0.3
+    assert predict(model, device(table(error=0.4, error_new=0.3))).error == 0.4
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision", "elsewhere"),
+    [("LiteRT", "int8", 0.39), ("LiteRT", "fp32", 0.74), ("X-CUBE-AI", "int8", 0.25)],
+)
+def test_another_board_has_a_larger_bar_than_another_clock(
+    network: Path, runtime: str, precision: str, elsewhere: float
+) -> None:
+    spec = table(runtime=runtime, precision=precision)
+    words = {"runtime": runtime, "precision": precision}
+    boards = {
+        "same": BoardSpec(description=spec.board, ghz=1.0, source="s"),
+        "other": BoardSpec(description="another", ghz=1.0, source="s"),
+    }
+    for board, bar in (("same", 0.25), ("other", elsewhere)):
+        given = device(spec, boards=boards, board=board)
+        assert predict(load(network), given, **words).error == bar
 
 
 def test_a_board_scales_by_its_clock(network: Path) -> None:

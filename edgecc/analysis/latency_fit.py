@@ -10,7 +10,8 @@ Floats = npt.NDArray[np.float64]
 STRENGTH = 0.3
 """How much a rate may not leave what was known before: chosen by the errors of networks left out."""
 
-_HUBER = 0.25  # relative errors above it count linearly: published figures have outliers
+HUBER = 0.25
+"""Relative errors above it count linearly: published figures have outliers."""
 
 
 def posterior(
@@ -38,7 +39,7 @@ def posterior(
         parts = np.exp(found) * amounts
         total = parts.sum(1)
         error = np.log(total / ms)
-        weight = 1 / np.maximum(1, abs(error) / _HUBER)
+        weight = 1 / np.maximum(1, abs(error) / HUBER)
         shares = parts / total[:, None]
         weighted = shares * weight[:, None]
         slope = weighted.T @ error + pull @ (found - known)

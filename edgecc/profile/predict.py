@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 PREDICTED = "predicted"
 
-# Mean error on a device of a known core class from its clock alone, of ncnn (benchmarks/README.md).
+# Mean error on a device of a known core class from its clock alone (benchmarks/README.md); of ncnn in float, elsewhere.
 _OTHER_CLOCK = 0.25
+_OTHER_BOARD: Mapping[tuple[str, str] | None, float] = {
+    ("ncnn", "int8"): 0.42, ("LiteRT", "fp32"): 0.74, ("LiteRT", "int8"): 0.39,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Prediction:
         runtime, precision: of the artifact.
         ms: of the whole network, with one inference of batch 1.
         low_ms, high_ms: ms less and more the error bar.
-        error: the bar as a part of ms: a mean relative error, so that a third of all cases lie outside.
+        error: the bar as a part of ms: a mean relative error, so that two in five cases lie outside.
         grade: how far the figure can be trusted, in words.
         tier: that it is predicted.
         threads, ghz: of the figures that the rates are from, and of the board.
@@ -135,7 +138,8 @@ def predict_layers(layers: Sequence[Layer], device: Target, *, runtime: str, pre
     ghz = device.clock or spec.ghz
     if (ghz, board) != (spec.ghz, spec.board):
         notes = (*notes, f"scaled from {spec.ghz:g} GHz ({spec.board}) to {ghz:g} GHz by the clock")
-        error = max(error, _OTHER_CLOCK)
+        kind = (spec.runtime, spec.precision) if board != spec.board else None
+        error = max(error, _OTHER_BOARD.get(kind, _OTHER_CLOCK))
         grade = CLOCK_ONLY if grade in (CALIBRATED, SCALED) else grade
     rows = _operators(layers, spec, ghz, precision)
     ms = sum(row.ms for row in rows)

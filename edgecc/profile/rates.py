@@ -23,7 +23,8 @@ def choose(device: Target, runtime: str, precision: str) -> tuple[LatencySpec, s
     if own:
         spec = max(own, key=lambda s: s.networks)
         few = spec.networks == 1
-        return spec, SCALED if few else CALIBRATED, spec.error, ()
+        # Nobody measured a user's network anywhere, as a rule.
+        return spec, SCALED if few else CALIBRATED, max(spec.error, spec.error_new or 0.0), ()
     same = [s for s in device.latency if s.precision == precision]
     if same:
         spec = same[0]
