@@ -167,3 +167,35 @@ def test_what_is_larger_along_the_batch_is_left(parse: Any, rewrite: Any) -> Non
     used = {"zero": np.array([0]), "tiles2": np.array([1, 1]), "x2": CONSTANTS["query"]}
     original = parse(f"g (float[N,5,8] x) => (float[] y) {{ {body} }}", 21, used)
     assert rewrite(original, SpreadBatch()).counts == [0]
+
+
+def test_what_is_computed_of_repeated_constants_is_one(
+    parse: Any, rewrite: Any, assert_same_answers: Any
+) -> None:
+    """A mask of ones, summed up, scaled and shown to Sin and Cos, is a position embedding (EdgeNeXt, DETR)."""
+    body = (
+        f"{SIZE} d = Concat<axis=0>(n, sides) z = ConstantOfShape(d) m = Cast<to=9>(z) k = Not(m) f = Cast<to=1>(k)"
+        " c = CumSum(f, one) v = Mul(c, tenth) e = Unsqueeze(v, last) p = Sin(e) q = Cos(e)"
+        " j = Concat<axis=3>(p, q) t = Transpose<perm=[0,3,1,2]>(j) y = Add(x, t)"
+    )
+    used = {
+        "zero": np.array([0]),
+        "sides": np.array([3, 4]),
+        "one": np.array(1),
+        "tenth": np.float32(0.1),
+        "last": np.array([-1]),
+    }
+    original = parse(f"g (float[N,2,3,4] x) => (float[] y) {{ {body} }}", 21, used)
+    result = rewrite(original, SpreadBatch())
+    assert [node.op_type for node in result.model.graph] == ["Shape", "Concat", "Expand", "Add"]
+    assert_same_answers(original, result.model, batch=3)
+
+
+def test_what_differs_between_samples_is_computed(parse: Any, rewrite: Any) -> None:
+    """Numbers of the samples: CumSum over the batch."""
+    body = f"{SIZE} d = Concat<axis=0>(n, rest) z = ConstantOfShape(d) f = Cos(z) c = CumSum(f, axis0) y = Add(x, c)"
+    used = {"zero": np.array([0]), "rest": np.array([1, 8]), "axis0": np.array(0)}
+    original = parse(f"g (float[N,5,8] x) => (float[] y) {{ {body} }}", 21, used)
+    result = rewrite(original, SpreadBatch())
+    assert "CumSum" in [node.op_type for node in result.model.graph]
+    assert "Cos" not in [node.op_type for node in result.model.graph]
