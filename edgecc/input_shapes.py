@@ -47,6 +47,14 @@ def bind(model: ir.Model, input_shape: Mapping[str, Sequence[int]]) -> None:
     _name_batch([value for value in inputs.values() if value not in empty])
 
 
+def binding(model: ir.Model) -> str | None:
+    """The options that bind a symbolic batch to 1, word for word; None where no input has one."""
+    shapes = {value.name: ir.dims(value) for value in model.graph.inputs}
+    free = {name: dims for name, dims in shapes.items() if dims and dims[0] is None and None not in dims[1:]}
+    words = [f"--input-shape {name}=" + "x".join(str(d or 1) for d in dims) for name, dims in free.items()]
+    return f"for a batch of 1, compile with {' '.join(words)}" if words else None
+
+
 # Operators that compute nothing from an axis of length 0: where they are, a 0 means that the length is not known.
 _WINDOWS = frozenset({"AveragePool", "Conv", "ConvTranspose", "LpPool", "MaxPool", "Resize", "Upsample"})
 

@@ -82,6 +82,7 @@ _NO_LARGER = """
 BOUNDS: dict[str, Bound] = {
     **dict.fromkeys(_ELEMENTWISE.split(), _broadcast),
     **dict.fromkeys(_NO_LARGER.split(), _sum_of_inputs),
+    "BatchNormalization": _sum_of_inputs,
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "Expand": _repeated,

@@ -292,6 +292,22 @@ def _listed(position: int) -> Callable[[_Mover, ir.Node], list[ir.Value]]:
     return rewrite
 
 
+def _pad(mover: _Mover, node: ir.Node) -> list[ir.Value]:
+    """Of every axis, or of those that an operand lists."""
+    sample, stem = mover.sample(0), node.outputs[0].name
+    pads = ir.constant(node.inputs[1])
+    along = axes_along(node, len(sample.shape))
+    assert sample.batch is not None
+    assert along is not None
+    if pads is None or (len(node.inputs) > 3 and node.inputs[3] is not None):
+        return _listed(3)(mover, node)
+    if not along:
+        return [mover.data()]
+    few = rw.integers(mover.graph, pads.reshape(2, -1)[:, along].reshape(-1), f"{stem}_pads")
+    axes = rw.integers(mover.graph, [_place(sample.batch, a) for a in along], f"{stem}_axes")
+    return mover.again([mover.data(), few, node.inputs[2] if len(node.inputs) > 2 else None, axes])
+
+
 def _gather(mover: _Mover, node: ir.Node) -> list[ir.Value]:
     sample, places = mover.sample(0), node.inputs[1]
     assert places is not None
@@ -329,7 +345,7 @@ _RULES: dict[str, Callable[[_Mover, ir.Node], list[ir.Value]]] = {
     "Split": _along,
     "Expand": _expand,
     "Slice": _listed(3),
-    "Pad": _listed(3),
+    "Pad": _pad,
     **dict.fromkeys(RESHAPES, _reshape),
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(LAST, _along),

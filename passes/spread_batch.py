@@ -10,6 +10,7 @@ import numpy as np
 from edgecc import ir
 from edgecc.analysis.shapes import batch_symbols
 from edgecc.passes import _rewrite as rw
+from edgecc.passes._same_samples import same_for_every_sample
 from edgecc.pipeline import Pass, PassContext, PassResult
 
 
@@ -18,7 +19,8 @@ class SpreadBatch(Pass):
     """Makes Expand(x, [batch of an input, constants]) of Expand, Tile and ConstantOfShape with a computed shape.
 
     That is how class tokens, queries and first states come to every sample. What exporters compute the shape with
-    (Shape, Gather, Equal, Where, ... of any value) goes away.
+    (Shape, Gather, Equal, Where, ... of any value) goes away. What is computed of such constants alone is a constant
+    itself: position embeddings are a mask of ones, CumSum, Sin and Cos in EdgeNeXt and DETR.
     """
 
     name: ClassVar[str] = "spread_batch"
@@ -30,11 +32,17 @@ class SpreadBatch(Pass):
             d.value: v for v in model.graph.inputs if v.shape and isinstance(d := v.shape[0], ir.SymbolicDim)
         }
         for node in model.graph:
+            axis = _batch_axis(node, symbols)
+            if axis is None:
+                continue
+            symbol = node.outputs[0].shape[axis].value  # type: ignore[index, union-attr]
             if rw.is_op(node, "Expand", "Tile", "ConstantOfShape"):
-                axis = _batch_axis(node, symbols)
-                if axis is not None:
-                    symbol = node.outputs[0].shape[axis].value  # type: ignore[index, union-attr]
-                    _spread(model.graph, node, axis, sources[symbol], tally)
+                _spread(model.graph, node, axis, sources[symbol], tally)
+            elif (sample := same_for_every_sample(node, axis, rw.opset(model))) is not None:
+                name = ir.fresh_name(model.graph, f"{node.outputs[0].name}_sample")
+                constant = ir.add_initializer(model.graph, sample, name)
+                _expand(model.graph, node, constant, axis, sources[symbol])
+                tally.rewritten += 1
         return tally.result()
 
 
@@ -69,6 +77,14 @@ def _spread(graph: ir.Graph, node: ir.Node, axis: int, batch: ir.Value, tally: r
         return
     if node.op_type == "Expand" and _is_spread(node, axis, len(shape)):
         return
+    _expand(graph, node, source, axis, batch)
+    tally.rewritten += 1
+
+
+def _expand(graph: ir.Graph, node: ir.Node, source: ir.Value, axis: int, batch: ir.Value) -> None:
+    """Expand(source, [constants, batch of an input, constants]) in place of `node`."""
+    out = node.outputs[0]
+    shape = ir.dims(out) or ()
     size = rw.new_node("Shape", [batch], out, {"start": 0, "end": 1})
     size.outputs[0].shape, size.outputs[0].type = ir.Shape([1]), ir.TensorType(ir.DataType.INT64)
     size.outputs[0].name = ir.fresh_name(graph, f"{out.name}_batch")
@@ -88,7 +104,6 @@ def _spread(graph: ir.Graph, node: ir.Node, axis: int, batch: ir.Value, tally: r
     unread = list(node.inputs)
     ir.replace([node], [size, join, new], {out: new.outputs[0]})
     rw.drop_dead(v for v in unread if v is not source)
-    tally.rewritten += 1
 
 
 def _is_spread(node: ir.Node, axis: int, rank: int) -> bool:

@@ -1,10 +1,14 @@
 """Finding, picking and placing by index, cumulative operators and masks: ONNX Runtime against LiteRT."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from tflite_cases import Case, case, check, compiled, ints, model, names, seeded
 
 from edgecc.errors import UnsupportedError
+from edgecc.importer import load
+from edgecc.runtime.litert import LiteRtRunner
 
 X = (2, 6, 4, 5)
 
@@ -122,3 +126,32 @@ def test_computed_indices(c: Case, positions: set[int]) -> None:
 def test_refused(c: Case) -> None:
     with pytest.raises(UnsupportedError):
         compiled(model(c))
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+def test_the_largest_of_every_sample_of_a_free_batch(parse: Any, largest: int) -> None:
+    text = (
+        f"g (float[N,9,3] x) => (float[] y, int64[] i) {{ y, i = TopK<axis = 1, largest = {largest}>(x, k) }}"
+    )
+    runner = LiteRtRunner(compiled(load(parse(text, 21, {"k": np.array([4])}))).content())
+    x = seeded(3, 9, 3)
+    order = np.argsort(-x if largest else x, axis=1, kind="stable")[:, :4]
+    found = runner.run({"x": x})
+    np.testing.assert_array_equal(found["i"], order)
+    np.testing.assert_array_equal(found["y"], np.take_along_axis(x, order, 1))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y, i = TopK<axis = 0>(x, k)",
+        "t = Transpose<perm = [1, 0, 2]>(x) y, i = GRU<hidden_size = 2>(t, w, r)",
+    ],
+)
+def test_a_refusal_of_the_batch_says_what_to_write(parse: Any, body: str) -> None:
+    used = {"k": np.array([1]), "w": seeded(1, 6, 3), "r": seeded(1, 6, 2)}
+    named = {name: array for name, array in used.items() if f" {name}" in body}
+    network = load(parse(f"g (float[N,9,3] x) => (float[] y) {{ {body} }}", 21, named))
+    with pytest.raises(UnsupportedError, match="--input-shape x=1x9x3") as caught:
+        compiled(network, passes=["unroll_recurrent"])
+    assert "max_steps" not in str(caught.value)

@@ -167,3 +167,66 @@ def test_what_is_larger_along_the_batch_is_left(parse: Any, rewrite: Any) -> Non
     used = {"zero": np.array([0]), "tiles2": np.array([1, 1]), "x2": CONSTANTS["query"]}
     original = parse(f"g (float[N,5,8] x) => (float[] y) {{ {body} }}", 21, used)
     assert rewrite(original, SpreadBatch()).counts == [0]
+
+
+def test_what_is_computed_of_repeated_constants_is_one(
+    parse: Any, rewrite: Any, assert_same_answers: Any
+) -> None:
+    """A mask of ones, summed up, scaled and shown to Sin and Cos, is a position embedding (EdgeNeXt, DETR)."""
+    body = (
+        f"{SIZE} d = Concat<axis=0>(n, sides) z = ConstantOfShape(d) m = Cast<to=9>(z) k = Not(m) f = Cast<to=1>(k)"
+        " c = CumSum(f, one) v = Mul(c, tenth) e = Unsqueeze(v, last) p = Sin(e) q = Cos(e)"
+        " j = Concat<axis=3>(p, q) t = Transpose<perm=[0,3,1,2]>(j) y = Add(x, t)"
+    )
+    used = {
+        "zero": np.array([0]),
+        "sides": np.array([3, 4]),
+        "one": np.array(1),
+        "tenth": np.float32(0.1),
+        "last": np.array([-1]),
+    }
+    original = parse(f"g (float[N,2,3,4] x) => (float[] y) {{ {body} }}", 21, used)
+    result = rewrite(original, SpreadBatch())
+    assert [node.op_type for node in result.model.graph] == ["Shape", "Concat", "Expand", "Add"]
+    assert_same_answers(original, result.model, batch=3)
+
+
+def test_what_differs_between_samples_is_computed(parse: Any, rewrite: Any) -> None:
+    """Numbers of the samples: CumSum over the batch."""
+    body = f"{SIZE} d = Concat<axis=0>(n, rest) z = ConstantOfShape(d) f = Cos(z) c = CumSum(f, axis0) y = Add(x, c)"
+    used = {"zero": np.array([0]), "rest": np.array([1, 8]), "axis0": np.array(0)}
+    original = parse(f"g (float[N,5,8] x) => (float[] y) {{ {body} }}", 21, used)
+    result = rewrite(original, SpreadBatch())
+    assert "CumSum" in [node.op_type for node in result.model.graph]
+    assert "Cos" not in [node.op_type for node in result.model.graph]
+
+
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0, 0, 1, 1, 0], [0] * 8])
+def test_a_pad_does_not_hide_the_batch(
+    parse: Any, rewrite: Any, assert_same_answers: Any, pads: list[int]
+) -> None:
+    """Swin transformers pad an image to whole windows and compute (3, batch * windows, heads, ...) of them."""
+    side = 4 - max(pads)
+    body = (
+        "p = Pad(x, pads) r = Reshape(p, cut) t = Transpose<perm=[0,1,3,2,4,5]>(r) w = Reshape(t, parts)"
+        " u = Transpose<perm=[2,0,1,3]>(w) s = Softmax(u) v = Transpose<perm=[1,2,0,3]>(s) y = Reshape(v, whole)"
+    )
+    used = {
+        "pads": np.array(pads),
+        "cut": np.array([-1, 2, 2, 2, 2, 6]),
+        "parts": np.array([-1, 4, 3, 2]),
+        "whole": np.array([-1, 4, 4, 6]),
+    }
+    original = parse(f"g (float[N,{side},{side},6] x) => (float[] y) {{ {body} }}", 21, used)
+    result = rewrite(original, BatchFirst())
+    assert _in_front(result.model)
+    assert_same_answers(original, result.model, batch=3)
+
+
+def test_a_pad_behind_a_moved_batch(parse: Any, rewrite: Any, assert_same_answers: Any) -> None:
+    used = {"pads": np.array([1, 0, 0, 0, 0, 2])}
+    body = f"{TURN} p = Pad(t, pads) s = Softmax<axis=0>(p) y = Transpose<perm=[1,0,2]>(s)"
+    original = parse(f"g (float[N,5,8] x) => (float[] y) {{ {body} }}", 21, used)
+    result = rewrite(original, BatchFirst())
+    assert _in_front(result.model)
+    assert_same_answers(original, result.model, batch=3)

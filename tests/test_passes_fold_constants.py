@@ -113,3 +113,19 @@ def test_the_limit_is_an_option(parse: Any, rewrite: Any) -> None:
     constants = {"c": np.float32(2).reshape(()), "s": np.array([9])}
     assert rewrite(parse(text, 21, constants), FoldConstants(max_bytes=16)).counts == [0]
     assert rewrite(parse(text, 21, constants), FoldConstants()).counts == [1]
+
+
+def test_standardized_weights_fold(parse: Any, rewrite: Any, assert_same_answers: Any) -> None:
+    """NFNet and BiT standardize their weights by a BatchNormalization of the weights, with statistics of its own."""
+    weights = np.random.default_rng(0).normal(1, 2, (1, 4, 27)).astype(np.float32)
+    text = """g (float[N,3,6,6] x) => (float[N,4,4,4] y) {
+        n, m, v = BatchNormalization<training_mode = 1>(w, g, b, a, s) k = Reshape(n, t) y = Conv(x, k) }"""
+    constants = {
+        "w": weights, "g": np.full(4, 0.5, np.float32), "b": np.zeros(4, np.float32),
+        "a": np.zeros(4, np.float32), "s": np.ones(4, np.float32), "t": np.array([4, 3, 3, 3]),
+    }  # fmt: skip
+    original = parse(text, 21, constants)
+    result = rewrite(original, FoldConstants())
+    assert [node.op_type for node in result.model.graph] == ["Conv"]
+    assert abs(float(result.constant("k").mean())) < 1e-6
+    assert_same_answers(original, result.model, batch=2)

@@ -111,3 +111,13 @@ def test_sparse_files_are_read_and_predicted_like_dense_ones(
     assert [(t.constant, t.data) for t in stored] == [(True, None)] * 3
     assert layers_of_graph(sparse) == layers_of_graph(plain)
     assert read_network(data).tensors[stored[0].index].constant
+
+
+@pytest.mark.parametrize("built_in", [False, True])
+def test_weights_that_are_all_zero_are_loaded(parse: Any, built_in: bool) -> None:
+    """Heads are zero before training: the file must not hold an empty buffer, which is no constant."""
+    some = {**constants(0.8), "m": np.zeros((10, 2304), np.float32)}
+    sparse = compiled(parse(BODY, constants=some))
+    assert sparse.notes["operators"]["DENSIFY"] == 3
+    answer = run(sparse, normal(1, 8, 6, 6), built_in)
+    assert np.array_equal(answer, some["d"].reshape(1, 10))

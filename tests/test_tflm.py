@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,3 +144,17 @@ def test_layers_are_kept_on_request() -> None:
         runner.tensor("nonsense")
     with pytest.raises(EdgeccError, match="layers=True"):
         MicroRunner(data).tensor("nonsense")
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_is_composed(parse: Any, board: str, approximate: str) -> None:
+    """TFLite Micro has no GELU: 0.5 (x + |x| erf(|x| / sqrt(2))), or its tanh form."""
+    text = f'g (float[1,4,50] x) => (float[1,4,50] y) {{ y = Gelu<approximate = "{approximate}">(x) }}'
+    data = np.linspace(-8, 8, 200, dtype=np.float32).reshape(1, 4, 50)
+    words: dict[str, Any] = {"format": "tflite", "precision": "fp32", "data": data}
+    micro = edgecc.compile(parse(text, 21), target=board, **words).artifacts["tflite"]
+    assert "GELU" not in micro.notes["operators"]
+    plain = edgecc.compile(parse(text, 21), target="arm", **words).artifacts["tflite"]
+    assert plain.notes["operators"] == {"GELU": 1}
+    found, wanted = (r.run({"x": data})["y"] for r in (MicroRunner(micro.data), LiteRtRunner(plain.data)))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)

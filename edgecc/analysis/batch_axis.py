@@ -194,7 +194,8 @@ def axes_along(node: ir.Node, rank: int) -> tuple[int, ...] | None:
             if kind == "Slice":
                 starts = ir.constant(node.inputs[1])
                 return None if starts is None else tuple(range(starts.size))
-            return tuple(range(rank))
+            pads = ir.constant(node.inputs[1]) if kind == "Pad" else None
+            return tuple(a for a in range(rank) if pads is None or pads.reshape(2, rank)[:, a].any())
         array = ir.constant(value)
         return None if array is None else tuple(int(a) % rank for a in array.reshape(-1))
     default = {"Softmax": -1, "LogSoftmax": -1, "LpNormalization": -1}.get(kind, 0)

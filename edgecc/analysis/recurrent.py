@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgecc import ir
+from edgecc.analysis.refusals import UNKNOWN_BATCH
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 """Blocks of `hidden_size` rows in the weights of each operator."""
@@ -77,7 +78,7 @@ def read(node: ir.Node) -> Recurrent | str:
     if steps is None:
         return "the length of its sequence is not known when compiling"
     if batch is None and not layout:
-        return "its batch is not known when compiling"
+        return UNKNOWN_BATCH
     hidden = ir.attribute(node, "hidden_size") or (None if inner is None else inner[2])
     if hidden is None:
         return "the size of its state is not known when compiling"

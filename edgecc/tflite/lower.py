@@ -12,6 +12,7 @@ from edgecc.analysis.qdq import PORTS
 from edgecc.analysis.sites import SiteGraph, site_graph
 from edgecc.artifact import Artifact, Port
 from edgecc.errors import Finding, ModelError, UnsupportedError
+from edgecc.input_shapes import binding
 from edgecc.quant.params import QuantParams
 from edgecc.tflite.builder import Builder, Transposition, Unservable, is_batched
 from edgecc.tflite.graph import Graph
@@ -115,7 +116,9 @@ def lower_graph(
     inputs, findings = _inputs(builder, io_dtype)
     placed, refused = lower_sites(builder)
     if findings or refused:
-        raise UnsupportedError("these nodes cannot be written as TFLite", [*findings, *refused])
+        unserved = [*findings, *refused]
+        remedy = binding(model) if any("--input-shape" in f.remedy for f in unserved) else None
+        raise UnsupportedError("these nodes cannot be written as TFLite", unserved, remedy=remedy)
     try:
         outputs = _outputs(builder, sites, layout, io_layout, io_dtype)
     except Unservable as error:

@@ -63,12 +63,6 @@ def leaky_relu(site: Site, b: Builder) -> None:
     _unary(site, b, "LEAKY_RELU", {"alpha": float(site.attribute("alpha", 0.01))})  # type: ignore[arg-type]
 
 
-@lowers("Gelu", int8=True)
-def gelu(site: Site, b: Builder) -> None:
-    """GELU, in the error-function or the tanh form."""
-    _unary(site, b, "GELU", {"approximate": site.attribute("approximate", "none") == "tanh"})
-
-
 @lowers("Elu", int8=True)
 def elu(site: Site, b: Builder) -> None:
     """ELU, whose kernel has alpha 1; composed with it for another."""

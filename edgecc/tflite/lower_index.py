@@ -7,6 +7,7 @@ import numpy as np
 from edgecc.analysis.sites import Site
 from edgecc.ir import Array
 from edgecc.tflite import lowers
+from edgecc.tflite.arithmetic import BATCH
 from edgecc.tflite.builder import Builder, Unservable
 from edgecc.tflite.compose import Composer, Term
 
@@ -73,11 +74,13 @@ def hardmax(site: Site, b: Builder) -> None:
 @lowers("TopK")
 def top_k(site: Site, b: Builder) -> None:
     """TOPK_V2 along the last axis; of the negated numbers for the smallest. k follows from the declared shape too."""
-    k = Composer(site, b)
+    k = Composer(site, b, batch=True)
     x = k.input(0)
     given = x.dtype
     x = k.served("TOPK_V2", x)
     axis = number(site, "axis", -1) % len(x.shape)
+    if x.batched and axis == 0:
+        raise Unservable(*BATCH)
     count = k.out_shape()[axis]
     perm = [*(a for a in range(len(x.shape)) if a != axis), axis]
     x = k.transpose(x, perm)
@@ -86,7 +89,8 @@ def top_k(site: Site, b: Builder) -> None:
         x = k.one("NEG", x) if x.dtype == "float32" else _reversed(k, x)
     shape = (*x.shape[:-1], count)
     name = f"{k.name}/topk"
-    values, places = b.tensor(f"{name}_values", shape, x.dtype), b.tensor(f"{name}_places", shape, "int32")
+    values = b.tensor(f"{name}_values", shape, x.dtype, batched=x.batched)
+    places = b.tensor(f"{name}_places", shape, "int32", batched=x.batched)
     b.operator("TOPK_V2", [k.tensor(x), k.tensor(k.whole(count))], [values, places], {})
     found = Term(k, None, values)
     if smallest:

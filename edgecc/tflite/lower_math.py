@@ -11,7 +11,7 @@ from edgecc.analysis.sites import Site
 from edgecc.tflite import long_integers, lowers
 from edgecc.tflite.builder import Builder
 from edgecc.tflite.compose import Term
-from edgecc.tflite.elementwise import Elementwise
+from edgecc.tflite.elementwise import Elementwise, served
 
 Function = Callable[[Elementwise, Term], Term]
 
@@ -67,11 +67,32 @@ _ERF = (0.0, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
 
 def _erf(m: Elementwise, x: Term) -> Term:
-    size = m.one("ABS", x)
+    return m.one("SIGN", x) * _erf_of_size(m, m.one("ABS", x))
+
+
+def _erf_of_size(m: Elementwise, size: Term) -> Term:
+    """erf of what is not negative."""
     t = m.number(1) / (size * _ERF_P + 1.0)
     far = m.number(1) - m.polynomial(t, _ERF) * m.one("EXP", m.one("NEG", size * size))
     near = size * m.polynomial(size * size, _ERF_SERIES)
-    return m.one("SIGN", x) * m.select(m.binary("LESS", size, 0.5), near, far)
+    return m.select(m.binary("LESS", size, 0.5), near, far)
+
+
+@lowers("Gelu", int8=True)
+def gelu(site: Site, b: Builder) -> None:
+    """GELU, in the error-function or the tanh form; composed for TFLite Micro, which lacks it."""
+    bent = site.attribute("approximate", "none") == "tanh"
+    if b.quantized or served(site, b, "GELU"):
+        b.operator("GELU", [b.input(0, b.order(site.outputs[0].value))], [b.output()], {"approximate": bent})
+        return
+    make = Elementwise(site, b)
+    x = make.terms[0]
+    if bent:
+        inner = (x + x * x * x * 0.044715) * float(np.sqrt(2 / np.pi))
+        make.give(x * (make.one("TANH", inner) + 1.0) * 0.5)
+    else:  # x * erf(x) = |x| * erf(|x|)
+        size = make.one("ABS", x)
+        make.give((x + size * _erf_of_size(make, size * float(np.sqrt(0.5)))) * 0.5)
 
 
 _FUNCTIONS: dict[str, Function] = {

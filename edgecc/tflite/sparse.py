@@ -45,6 +45,8 @@ def compressed(array: Array) -> Compressed:
     rows = array.reshape(-1, array.shape[-1])
     # What is not all zero bits is kept, so that the dense constant comes back to the last bit.
     kept = rows.view(f"u{array.dtype.itemsize}") != 0
+    # A tensor without any number has an empty buffer, which TFLite takes for one that is computed.
+    kept[:1, :1] |= not kept.any()
     segments = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
     return Compressed(rows[kept], _narrow(segments), _narrow(np.nonzero(kept)[1]))
 
