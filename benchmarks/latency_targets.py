@@ -121,7 +121,8 @@ def table(want: Wanted, fit: Fitted, transfer: dict[str, float]) -> str:
     errors = [_error(fit, predicted, at) for predicted in (fit.there, fit.anywhere)]
     logs = fit.found.devices[want.device]
     each = zip(fit.columns, logs, strict=True)
-    rates = {k: float(np.exp(a)) for group, a in each for k in group if k in RATES}
+    known = rows[0].cycles
+    rates = {k: float(np.exp(a)) * known.get(k, 1.0) for group, a in each for k in group if k in RATES}
     threads = re.search(r"(\d) threads", want.device)
     shown = ", ".join(f"{k} = {v:.3g}" for k, v in rates.items())
     lines = [
