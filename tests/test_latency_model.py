@@ -25,6 +25,7 @@ def fitting(shared: Path, monkeypatch: pytest.MonkeyPatch) -> object:
         "latency_joint",
         "latency_rows",
         "latency_counts",
+        "latency_transfer",
         "mobilenets",
     ):
         sys.modules.pop(name, None)
@@ -116,12 +117,29 @@ def test_ncnn_in_int8_is_a_device_of_its_own_on_the_same_board(fitting: object) 
 
 
 def test_the_committed_transfer_errors_are_the_measured_ones(fitting: object) -> None:
-    found = fitting.transfer_errors()  # type: ignore[attr-defined]
+    found = fitting.transfers()  # type: ignore[attr-defined]
     assert sorted(found) == ["fp16", "fp32", "int8"]
     committed = [s for t in fitting.WANTED for s in target(t).latency if s.runtime == "ncnn"]  # type: ignore[attr-defined]
     assert len(committed) >= 10
     for spec in committed:
-        assert spec.error_other == pytest.approx(found[spec.precision], abs=0.002)
+        measured = found[spec.precision]
+        assert spec.error_other == pytest.approx(measured.error, abs=0.002)
+        assert list(spec.factors) == (["LiteRT"] if spec.precision == "int8" else [])
+        for factor in spec.factors.values():
+            assert factor.factor == pytest.approx(measured.factor, rel=0.01)
+            assert factor.error == pytest.approx(measured.error_with, abs=0.002)
+            assert factor.devices == measured.devices == 7
+
+
+def test_the_factor_of_a_device_is_that_of_all_others(fitting: object) -> None:
+    transfer = sys.modules["latency_transfer"].transfer
+    same = transfer({name: [2.0, 2.0] for name in "abcde"})
+    assert (same.factor, same.error, same.error_with) == pytest.approx((0.5, 1.0, 0.0))
+    assert same.gains
+    two = transfer({"a": [2.0], "b": [1.0]})
+    assert two.error_with == pytest.approx((1.0 + 0.5) / 2)
+    assert not two.gains
+    assert not transfer({"a": [2.0]}).gains
 
 
 def test_engines_that_skip_channels_of_zeros_have_fewer_to_compute(fitting: object) -> None:
