@@ -31,9 +31,9 @@ XNNPACK = {
     ("moved", "conv3x3_moved", "depthwise_moved", "exp_moved", "power_moved"): 0.8,
     ("weights", "fc"): 0.8, ("layers",): 2e4,
 }  # fmt: skip
-MICRO = {
-    ("conv1x1", "conv3x3", "conv3x3_odd", "conv", "grouped"): 1.0, ("depthwise",): 3.0, ("fc",): 2.0,
-    ("written",): 10.0, ("moved", "conv3x3_moved", "depthwise_moved", "exp_moved", "power_moved"): 1.5,
+MICRO = {  # those of computing times what was counted in the kernels: latency_counts.py
+    ("conv1x1", "conv3x3", "conv3x3_odd", "conv", "grouped"): 1.0, ("depthwise",): 1.0, ("fc",): 1.0,
+    ("written",): 1.0, ("moved", "conv3x3_moved", "depthwise_moved", "exp_moved", "power_moved"): 1.5,
     ("layers",): 1e3,
 }  # fmt: skip
 Columns = dict[tuple[str, ...], float]
@@ -46,9 +46,10 @@ PARTS = {"ncnn": (", fp32 or fp16", ", int8")}
 
 def matrix(rows: Iterable[Row], columns: Columns) -> Floats:
     """(rows, columns) milliseconds a cycle of each rate; what a row does not tell, as kernels of before, is 0."""
-    return np.array(
-        [[sum(r.amounts.get(k, 0.0) for k in group) / (r.ghz * 1e6) for group in columns] for r in rows]
-    )
+    return np.array([
+        [sum(r.amounts.get(k, 0.0) * r.cycles.get(k, 1.0) for k in group) / (r.ghz * 1e6) for group in columns]
+        for r in rows
+    ])  # fmt: skip
 
 
 def fit(rows: list[Row], columns: Columns) -> Fit:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
+import latency_counts
 import mobilenets
 
 from edgecc.analysis.workload import RATES, layers_of, total_amounts
@@ -18,7 +20,12 @@ SHARED = HERE.parents[1] / "shared"
 
 @dataclass(frozen=True)
 class Row:
-    """A published figure."""
+    """A published figure.
+
+    Attributes:
+        amounts: that rates are multiplied by.
+        cycles: that one of an amount is known to need: its rate is fitted as a multiple of them.
+    """
 
     device: str
     family: str
@@ -26,6 +33,7 @@ class Row:
     ms: float
     ghz: float
     amounts: dict[str, float]
+    cycles: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def board(self) -> str:
@@ -166,5 +174,6 @@ def micro_rows() -> list[Row]:
         amounts = named(r["model"], r["input"], live)
         if amounts:
             device = f"{engine}, {r['device']}, {r['runtime']}, {r['source']}"
-            found.append(_row(r, device, f"{engine}, {r['cpu_core']}", r["model"], dict(amounts)))
+            row = _row(r, device, f"{engine}, {r['cpu_core']}", r["model"], dict(amounts))
+            found.append(replace(row, cycles=latency_counts.cycles(engine)))
     return found

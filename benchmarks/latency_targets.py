@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import latency_model as fits
 import latency_rows
 import numpy as np
 from latency_joint import Fit
+from latency_transfer import Transfer, transfers
 
 from edgecc.analysis.latency_fit import Floats
 from edgecc.analysis.workload import RATES
@@ -114,14 +115,15 @@ def wanted(target: str, micro: list[latency_rows.Row]) -> Iterator[Wanted]:
             yield Wanted(runtime, "int8", "micro", device, device.split(", ")[1])
 
 
-def table(want: Wanted, fit: Fitted, transfer: dict[str, float]) -> str:
+def table(want: Wanted, fit: Fitted, transfer: Mapping[str, Transfer]) -> str:
     """The TOML of one."""
     at = [i for i, r in enumerate(fit.rows) if r.device == want.device]
     rows = [fit.rows[i] for i in at]
     errors = [_error(fit, predicted, at) for predicted in (fit.there, fit.anywhere)]
     logs = fit.found.devices[want.device]
     each = zip(fit.columns, logs, strict=True)
-    rates = {k: float(np.exp(a)) for group, a in each for k in group if k in RATES}
+    known = rows[0].cycles
+    rates = {k: float(np.exp(a)) * known.get(k, 1.0) for group, a in each for k in group if k in RATES}
     threads = re.search(r"(\d) threads", want.device)
     shown = ", ".join(f"{k} = {v:.3g}" for k, v in rates.items())
     lines = [
@@ -140,7 +142,12 @@ def table(want: Wanted, fit: Fitted, transfer: dict[str, float]) -> str:
         lines[-2:] = [f"error = {errors[0]:.3f}", f"error_new = {errors[1]:.3f}"]
     other = transfer.get(want.precision)
     if want.runtime == "ncnn" and other is not None:
-        lines.append(f"error_other = {other:.3f}")
+        lines.append(f"error_other = {other.error:.3f}")
+        if other.gains:
+            shown_as = (
+                f"factor = {other.factor:.3g}, error = {other.error_with:.3f}, devices = {other.devices}"
+            )
+            lines.append(f"factors = {{ LiteRT = {{ {shown_as} }} }}")
     source = "published figures of " + ("ncnn's benchmark table" if want.runtime == "ncnn" else want.device)
     return "\n".join([*lines, f"rates = {{ {shown} }}", f'source = "{source}"'])
 
@@ -153,47 +160,10 @@ def _error(fit: Fitted, predicted: Floats, at: list[int]) -> float:
     return float(own.mean() if len(own) else np.nanmean(errors))
 
 
-_CORE = re.compile(r"A\d+")
-_NARROW = re.compile(r"armv[67]$")  # XNNPACK's 32-bit figures; of 64-bit cores ncnn's are of 64 bits
-
-
-def transfer_errors() -> dict[str, float]:
-    """Relative errors of ncnn's rates on TFLite's figures of the same core, threads and instruction set, by precision.
-
-    A figure is predicted by the rates of each ncnn device with that core, at its own clock (geometric mean). Nothing of
-    TFLite is fitted, so that every device is one left out; the error is the mean over devices. Of cores with fp16
-    arithmetic ncnn's float figures are fp16, TFLite's float32: that is the error of fp16.
-    """
-    errors: dict[str, dict[str, list[float]]] = {"fp32": {}, "fp16": {}, "int8": {}}
-    found = {n: fits.fit(latency_rows.ncnn_rows(n), fits.NCNN) for n in ("1", "2", "4")}
-    for precision in ("fp32", "int8"):
-        for r, row in latency_rows.tflite_figures(precision):
-            core = _CORE.search(r["cpu_core"])
-            if core is None or r["threads"] not in found:
-                continue
-            if _NARROW.search(r["runtime"]) and core[0] != "A7":
-                continue
-            rates = [
-                log for name, log in found[r["threads"]].devices.items()
-                if core[0] in _CORE.findall(name.rpartition(", ")[2])
-                and (latency_rows.IN_INT8 in name) == (precision == "int8")
-            ]  # fmt: skip
-            if rates:
-                amounts = fits.matrix([row], fits.NCNN)[0]
-                ms = np.exp(np.mean([np.log(amounts @ np.exp(log)) for log in rates]))
-                half = "fp16" in latency_rows.core_class(r["cpu_core"]) and precision == "fp32"
-                device = r["device"].partition(" (")[0]
-                errors["fp16" if half else precision].setdefault(device, []).append(abs(ms / row.ms - 1))
-    for precision, of in errors.items():
-        every = ", ".join(f"{d} {len(e)}: {np.mean(e):.3f}" for d, e in of.items())
-        print(f"transfer from ncnn, {precision}: {np.mean([np.mean(e) for e in of.values()]):.3f} ({every})")
-    return {p: float(np.mean([np.mean(e) for e in of.values()])) for p, of in errors.items()}
-
-
 def blocks() -> dict[str, str]:
     """What belongs after the marker of each target."""
     found = fitted()
-    transfer = transfer_errors()
+    transfer = transfers()
     made = {}
     for target in WANTED:
         tables = [table(w, found[w.rows], transfer) for w in wanted(target, found["micro"].rows)]

@@ -59,6 +59,12 @@ def target_items(page: dict[str, Any]) -> list[Table | str]:
                 ">other runtime")  # fmt: skip
     items.append(Table("latency model (mean error on a network left out)", headings, rows))
     items += [f"{s['runtime']} {s['precision']}: {s['source']}" for s in page["latency"]]
+    items += [
+        f"{s['runtime']} {s['precision']} for {other}: times {f['factor']:.2g}, error {_error(f['error'])}"
+        f" ({f['devices']} devices)"
+        for s in page["latency"]
+        for other, f in s["factors"].items()
+    ]
     if page["instructions"]:
         rows = [
             [s["runtime"], s["precision"], s["level"], f"{s['per_cycle']:g}", str(s["devices"]), str(s["figures"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -49,18 +49,26 @@ class CostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str = "elements in a vector of 16 bytes; not measured"
 
 
+class FactorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How much longer another runtime takes than rates tell, and the mean relative error on devices left out."""
+
+    factor: Annotated[float, msgspec.Meta(gt=0)]
+    error: Annotated[float, msgspec.Meta(ge=0)]
+    devices: Annotated[int, msgspec.Meta(ge=1)]
+
+
 class LatencySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How long layers take in one runtime and precision, by figures of a board.
 
     Attributes:
         runtime, precision: whose kernels.
-        board: on which the figures were made.
-        ghz: its clock; rates are cycles of it.
+        board, ghz: on which the figures were made, and its clock, of which rates are cycles.
         threads: of the figures.
         rates: rate of `analysis.workload.RATES` -> cycles for one.
         error: mean relative error on a network that was not measured on this board.
         error_new: likewise on one that was measured on none; None where that is unknown.
         error_other: likewise of other runtimes; None where the two were not compared.
+        factors: runtime -> what its latencies are of those that the rates tell.
         networks: how many were measured.
         measured: of these, how many by the user, for `calibrate`.
         source: where the figures are from.
@@ -75,6 +83,7 @@ class LatencySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     error: float
     error_new: float | None = None
     error_other: float | None = None
+    factors: dict[str, FactorSpec] = {}
     networks: int
     measured: int = 0
     source: str

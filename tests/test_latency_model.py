@@ -19,7 +19,15 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 def fitting(shared: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module("latency_targets")
-    for name in ("latency_targets", "latency_model", "latency_joint", "latency_rows", "mobilenets"):
+    for name in (
+        "latency_targets",
+        "latency_model",
+        "latency_joint",
+        "latency_rows",
+        "latency_counts",
+        "latency_transfer",
+        "mobilenets",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -36,8 +44,38 @@ def test_the_committed_rates_are_the_fitted_ones(fitting: object) -> None:
                 if want.rows != name:
                     continue
                 spec = tables[want.runtime, want.precision]
+                known = next(row.cycles for row in figures if row.device == want.device)
                 for group, log in zip(columns, found.devices[want.device], strict=True):
-                    assert all(spec.rates[k] == pytest.approx(np.exp(log), rel=0.01) for k in group)
+                    for k in group:
+                        assert spec.rates[k] == pytest.approx(np.exp(log) * known.get(k, 1.0), rel=0.01)
+
+
+def test_counted_cycles_tell_products_from_convolutions_where_no_figure_does(fitting: object) -> None:
+    rows = fitting.latency_rows  # type: ignore[attr-defined]
+    dsp, mve = (rows.latency_counts.cycles(f"CMSIS-NN kernels{of}") for of in ("", " with MVE"))
+    assert dsp["fc"] / dsp["conv1x1"] == pytest.approx(20 / 8 / (101 / 64), rel=0.02)
+    assert mve["fc"] == mve["conv1x1"]
+    figures = [
+        rows.Row("a", "one", str(n), n * dsp["conv1x1"] / 1e6, 1.0, {"conv1x1": n, "fc": 0.0}, dsp)
+        for n in (1e6, 2e6, 4e6)
+    ]
+    asked = replace(figures[0], amounts={"fc": 1e6})
+    found = fitting.fits.fit(figures, fitting.fits.MICRO)  # type: ignore[attr-defined]
+    (ms,) = fitting.fits.predict(found, [asked], fitting.fits.MICRO)  # type: ignore[attr-defined]
+    assert ms == pytest.approx(1e6 * dsp["fc"] / 1e6, rel=0.01)
+
+
+def test_all_engines_but_that_with_mve_are_within_20_percent_on_a_network_nobody_measured(
+    fitting: object,
+) -> None:
+    fits, rows = fitting.fits, fitting.latency_rows.micro_rows()  # type: ignore[attr-defined]
+    found = fits.left_out(rows, fits.MICRO, fits.folds_anywhere(rows))
+    errors: dict[str, list[float]] = {}
+    for row, ms in zip(rows, found, strict=True):
+        if np.isfinite(ms):
+            errors.setdefault(row.family.partition(",")[0], []).append(abs(ms / row.ms - 1))
+    assert len(errors) == 8
+    assert {engine for engine, each in errors.items() if np.mean(each) > 0.2} == {"CMSIS-NN kernels with MVE"}
 
 
 def test_a_prediction_does_not_know_the_figure_that_it_is_compared_with(fitting: object) -> None:
@@ -79,12 +117,29 @@ def test_ncnn_in_int8_is_a_device_of_its_own_on_the_same_board(fitting: object) 
 
 
 def test_the_committed_transfer_errors_are_the_measured_ones(fitting: object) -> None:
-    found = fitting.transfer_errors()  # type: ignore[attr-defined]
+    found = fitting.transfers()  # type: ignore[attr-defined]
     assert sorted(found) == ["fp16", "fp32", "int8"]
     committed = [s for t in fitting.WANTED for s in target(t).latency if s.runtime == "ncnn"]  # type: ignore[attr-defined]
     assert len(committed) >= 10
     for spec in committed:
-        assert spec.error_other == pytest.approx(found[spec.precision], abs=0.002)
+        measured = found[spec.precision]
+        assert spec.error_other == pytest.approx(measured.error, abs=0.002)
+        assert list(spec.factors) == (["LiteRT"] if spec.precision == "int8" else [])
+        for factor in spec.factors.values():
+            assert factor.factor == pytest.approx(measured.factor, rel=0.01)
+            assert factor.error == pytest.approx(measured.error_with, abs=0.002)
+            assert factor.devices == measured.devices == 7
+
+
+def test_the_factor_of_a_device_is_that_of_all_others(fitting: object) -> None:
+    transfer = sys.modules["latency_transfer"].transfer
+    same = transfer({name: [2.0, 2.0] for name in "abcde"})
+    assert (same.factor, same.error, same.error_with) == pytest.approx((0.5, 1.0, 0.0))
+    assert same.gains
+    two = transfer({"a": [2.0], "b": [1.0]})
+    assert two.error_with == pytest.approx((1.0 + 0.5) / 2)
+    assert not two.gains
+    assert not transfer({"a": [2.0]}).gains
 
 
 def test_engines_that_skip_channels_of_zeros_have_fewer_to_compute(fitting: object) -> None:

@@ -20,7 +20,7 @@ from edgecc.profile.predict import before_and_after, predict, predict_file
 from edgecc.profile.recalibrate import Measured, read_measured, refit, target_text
 from edgecc.profile.side_by_side import SideBySide
 from edgecc.report.predictions import prediction_tables
-from edgecc.target import BoardSpec, CostSpec, LatencySpec, target
+from edgecc.target import BoardSpec, CostSpec, FactorSpec, LatencySpec, target
 from edgecc.tflite.reader import read_graph
 
 
@@ -104,6 +104,18 @@ def test_grades(network: Path) -> None:
     other = predict(model, device(table(runtime="ncnn", error_other=0.3)))
     assert (other.grade, other.error) == (rates.OTHER_RUNTIME, 0.3)
     assert "ncnn" in other.notes[0]
+    factors = {"LiteRT": FactorSpec(factor=0.5, error=0.2, devices=7)}
+    ncnn = table(runtime="ncnn", error_other=0.3, factors=factors)
+    times = predict(model, device(table(runtime="else"), ncnn))
+    assert (times.grade, times.error) == (rates.OTHER_RUNTIME, 0.2)
+    assert times.ms == pytest.approx(0.5 * other.ms)
+    assert (
+        "rates of ncnn times 0.5 stand for LiteRT" in times.notes[0] and "7 other devices" in times.notes[0]
+    )
+    assert predict(model, device(ncnn), runtime="ncnn").ms == pytest.approx(other.ms)
+    unknown = predict(model, device(ncnn), runtime="ONNX Runtime")
+    assert unknown.error == 0.3
+    assert unknown.ms == pytest.approx(other.ms)
     wild = predict(model, device(table(precision="fp32")))
     assert wild.grade == rates.UNCALIBRATED
     assert (wild.low_ms, wild.high_ms) == pytest.approx((wild.ms / 2, wild.ms * 2))
@@ -178,6 +190,17 @@ def test_calibrate_writes_a_target(network: Path, tmp_path: Path) -> None:
     assert again.ms == pytest.approx(wanted, rel=0.02)
     assert again.grade == rates.SCALED
     assert len(made.latency) == len(base.latency)
+
+
+def test_calibrate_keeps_the_tables_of_other_runtimes(network: Path, tmp_path: Path) -> None:
+    base = target("rpi5")
+    spec, _ = refit(
+        [Measured(network, 1.0)], base, runtime="LiteRT", precision="int8", ghz=None, board="mine"
+    )
+    (tmp_path / "mine.toml").write_text(target_text(spec, base, "mine", base.name))
+    made = target(str(tmp_path / "mine.toml"))
+    assert made.latency == (spec, *base.latency)
+    assert any(table.factors for table in made.latency)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,9 @@ def choose(device: Target, runtime: str, precision: str) -> tuple[LatencySpec, s
         return spec, SCALED if few else CALIBRATED, max(spec.error, spec.error_new or 0.0), ()
     same = [s for s in device.latency if s.precision == precision]
     if same:
-        spec = same[0]
+        spec = next((s for s in same if runtime in s.factors), same[0])
+        if runtime in spec.factors:
+            return _times(spec, runtime)
         note = f"rates of {spec.runtime} stand for {runtime}"
         if spec.error_other is None:
             return spec, UNCALIBRATED, FACTOR_OF_TWO, (note,)
@@ -43,6 +45,17 @@ def choose(device: Target, runtime: str, precision: str) -> tuple[LatencySpec, s
         note += f", times {factor:.2g} by [cost]"
         spec = msgspec.structs.replace(spec, rates={rate: factor * r for rate, r in spec.rates.items()})
     return spec, UNCALIBRATED, FACTOR_OF_TWO, (note,)
+
+
+def _times(spec: LatencySpec, runtime: str) -> tuple[LatencySpec, str, float, tuple[str, ...]]:
+    """As `choose`: rates of another runtime, times what this one took of them on devices with figures of both."""
+    known = spec.factors[runtime]
+    note = (
+        f"rates of {spec.runtime} times {known.factor:.2g} stand for {runtime}: the mean ratio of the two on"
+        f" {known.devices} other devices"
+    )
+    scaled = msgspec.structs.replace(spec, rates={k: known.factor * v for k, v in spec.rates.items()})
+    return scaled, OTHER_RUNTIME, known.error, (note,)
 
 
 def _counted(precision: str) -> str:

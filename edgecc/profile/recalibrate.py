@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from edgecc.analysis.latency_fit import posterior
@@ -133,10 +135,23 @@ def _table(spec: LatencySpec) -> str:
         value = getattr(spec, key)
         if value is None:
             continue
-        if isinstance(value, dict):
-            value = "{ " + ", ".join(f"{k} = {v!r}" for k, v in value.items()) + " }"
-        lines.append(f"{key} = {_quoted(value) if isinstance(value, str) and key != 'rates' else value}")
+        if value or not isinstance(value, dict):
+            lines.append(f"{key} = {_value(msgspec.to_builtins(value))}")
     return "\n".join(lines) + "\n"
+
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")  # a key of TOML that needs no quotes
+
+
+def _value(value: object) -> str:
+    """As TOML writes it in a line."""
+    if isinstance(value, dict):
+        return (
+            "{ "
+            + ", ".join(f"{k if _BARE.fullmatch(k) else _quoted(k)} = {_value(v)}" for k, v in value.items())
+            + " }"
+        )
+    return _quoted(value) if isinstance(value, str) else repr(value)
 
 
 def _quoted(text: str) -> str:
