@@ -416,3 +416,49 @@ def test_old_and_future_opsets_are_refused(parse: Parse) -> None:
             importer.load(parse(RELU, version))
     with pytest.raises(EdgeccError):
         importer.load(parse(RELU, 99))
+
+
+# Its static inference gives up at the first cast; each size depends on what is computed from the size before.
+CHAIN = """g (float[N,3] x) => (float[A,B] y) {
+    pair = Constant <value_ints = [0,0]> ()
+    s = Shape (x)
+    f = Cast <to = 1> (s)
+    m = Exp (f)
+    l = Log (m)
+    r = Round (l)
+    t = Cast <to = 7> (r)
+    big = Expand (x, t)
+    s2 = Shape (big)
+    f2 = Cast <to = 1> (s2)
+    half = Div (f2, two)
+    h = Cast <to = 7> (half)
+    pads = Concat <axis = 0> (pair, h)
+    z = Pad (big, pads)
+    w = Shape (z)
+    f3 = Cast <to = 1> (w)
+    t3 = Cast <to = 7> (f3)
+    y = Tile (z, t3)
+}"""
+
+
+def chain(parse: Parse, divisor: float) -> onnx.ModelProto:
+    return parse(CHAIN, 21, {"two": np.array(divisor, F)})
+
+
+def test_each_part_is_loaded_once_for_each_batch(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    load = OrtRunner.from_model
+
+    def counted(model: ir.Model, **options: Any) -> OrtRunner:
+        loaded.extend(node.op_type for node in model.graph)
+        return load(model, **options)
+
+    monkeypatch.setattr(OrtRunner, "from_model", counted)
+    model = importer.load(chain(parse, 2.0))
+    assert shape_of(model, "z")[1] == 4  # 3 columns, padded by half as many
+    assert [loaded.count(kind) for kind in ("Expand", "Pad", "Tile", "Exp")] == [2, 2, 2, 2]
+
+
+def test_the_last_of_computed_sizes_is_refused_before_it_is_run(parse: Parse) -> None:
+    with pytest.raises(ModelError, match="Tile asks for"):
+        importer.load(chain(parse, 0.001))

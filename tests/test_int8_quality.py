@@ -344,6 +344,26 @@ def test_zeros_are_not_counted(peak: float) -> None:
     assert weights.max() == 9
 
 
+def test_counts_are_as_narrow_as_they_can_be_and_hold_everything() -> None:
+    channels = 5000  # more than are counted at once
+    watch = LeastError(["x"], (), fence=None, relative=False)
+    random = np.random.default_rng(0)
+    seen = [(random.random((1, channels, 1, 24)) * (1 + i // 16)).astype(np.float32) for i in range(32)]
+    for number, x in enumerate(seen, 1):
+        watch.add({}, {"x": x})
+        if number == 8:
+            assert watch._seen["x"].counts.dtype == np.uint8  # 192 columns
+    watch.ranges()
+    found = watch._seen["x"]
+    assert found.counts.dtype == np.uint16
+    every = np.concatenate(seen, axis=3)[0, :, 0]
+    edges = np.linspace(-found.limit, found.limit, found.counts.shape[1] + 1)
+    for channel in (0, 4095, 4096, channels - 1):
+        expected = np.histogram(every[channel], edges)[0]
+        assert np.abs(found.counts[channel].astype(int) - expected).sum() <= 4  # values on an edge
+        assert found.counts[channel].sum() == every.shape[1]
+
+
 def test_small_channels_count_as_much_as_large_ones(network: Any) -> None:
     x = normal(1, 2, 64, 64) * np.array([0.05, 1.0], np.float32)[:, None, None]
     x[0, 1, 0, 0] = 30

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgecc import ir
 from edgecc.analysis import shapes
+from edgecc.analysis.pieces import Pieces, ancestors
 from edgecc.errors import EdgeccError, ModelError
 
 # Operators whose output shape depends on the content of their inputs, or that run sub-graphs, whose time and
@@ -43,10 +44,9 @@ def observe(model: ir.Model, values: Sequence[ir.Value]) -> None:
         return
     symbols = shapes.batch_symbols(model)
     sizes = (1, 2) if symbols else (1,)
+    waves = _waves(model)
     try:
-        for size in sizes:
-            _check_allocations(model, size)
-        seen = [_probe(model, wanted, size) for size in sizes]
+        seen = [_measured(model, wanted, waves, size) for size in sizes]
     except _TooLargeError:
         raise
     except EdgeccError:
@@ -74,11 +74,10 @@ def _data_dependent(model: ir.Model) -> set[ir.Value]:
     content = set(model.graph.inputs)  # values whose content depends on that of the inputs
     shaped: set[ir.Value] = set()
     for node in model.graph:
-        used = [value for value in node.inputs if value is not None]
-        decisive = [node.inputs[i] for i in _SHAPE_INPUTS.get(node.op_type, ()) if i < len(node.inputs)]
+        used = _inputs(node)
         depends = (
             node.op_type in _DATA_DEPENDENT
-            or any(value in content for value in decisive)
+            or any(value in content for value in _decisive(node))
             or any(value in shaped for value in used)
         )
         for out in node.outputs:
@@ -93,35 +92,15 @@ def _data_dependent(model: ir.Model) -> set[ir.Value]:
     return shaped
 
 
-def _probe(model: ir.Model, values: Sequence[ir.Value], batch: int, content: bool = False) -> list[ir.Array]:
-    """An array for each value: its content where asked for, else an empty stand-in of its shape and type."""
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
-
-    from edgecc.runtime.ort import OrtRunner
-
-    copy = model.clone()
-    graph = copy.graph
-    mirror = {value.name: value for value in (*graph.inputs, *graph.initializers.values())}
-    mirror.update({out.name: out for node in graph for out in node.outputs})
-    graph.outputs.clear()
-    names: list[str] = []
-    for value in dict.fromkeys(values):
-        target, name = mirror[value.name], value.name
-        if not content and value.type is not None:  # fetch the shape alone: the runtime can free the rest
-            name = ir.fresh_name(graph, f"{value.name}_shape")
-            out = ir.Value(name=name, type=ir.TensorType(ir.DataType.INT64))
-            graph.append(ir.Node("", "Shape", [target], outputs=[out]))
-            target = out
-        if target not in graph.outputs:
-            graph.outputs.append(target)
-        names.append(name or "")
-    RemoveUnusedNodesPass()(copy)
-    found = OrtRunner.from_model(copy, optimize=False).run(_random_feeds(model, batch))
-    arrays = dict(zip(dict.fromkeys(values), (found[name] for name in names), strict=True))
-    return [
-        arrays[v] if content or v.type is None else np.broadcast_to(np.empty((), np.int8), arrays[v])
-        for v in values
-    ]
+def _measured(
+    model: ir.Model, wanted: Sequence[ir.Value], waves: Sequence[Sequence[ir.Node]], batch: int
+) -> list[ir.Array]:
+    """An empty stand-in of the shape and type of each value, from a run that asks before it allocates much."""
+    decisive = {v for wave in waves for node in wave for v in _decisive(node)}
+    pieces = Pieces(model, _random_feeds(model, batch), wanted, decisive)
+    for wave in waves:
+        _check_allocations(pieces, wave)
+    return pieces.reach(wanted)
 
 
 def _random_feeds(model: ir.Model, batch: int) -> dict[str, ir.Array]:
@@ -137,50 +116,52 @@ def _random_feeds(model: ir.Model, batch: int) -> dict[str, ir.Array]:
     return feeds
 
 
-def _check_allocations(model: ir.Model, batch: int) -> None:
-    """Computes what operators with computed sizes would allocate, before any of them runs.
-
-    Those whose inputs need none of the others are looked at first: their inputs are computed by a run of the
-    part of the network above them, which has been found harmless.
-    """
+def _waves(model: ir.Model) -> list[list[ir.Node]]:
+    """The operators with computed sizes, after those that their inputs need."""
     pending = {
         node
         for node in model.graph
         if node.op_type in _ALLOCATED and not shapes.is_known(model, node.outputs[0])
     }
+    above = {node: ancestors(_inputs(node)) & pending for node in pending}
+    waves: list[list[ir.Node]] = []
     while pending:
-        ready = [node for node in pending if not _ancestors(node) & pending]
-        needed = {v: None for node in ready for v in node.inputs if v is not None}
-        contents = dict(zip(needed, _probe(model, list(needed), batch, content=True), strict=True))
-        for node in ready:
-            inputs = [None if v is None else contents[v] for v in node.inputs]
-            count = _ALLOCATED[node.op_type](inputs)
-            if count * 4 > shapes.LARGEST_BYTES:  # counted as float32, the widest type that networks carry
-                raise _TooLargeError(
-                    f"this {node.op_type} asks for {count:.3g} elements", node=ir.label(node)
-                )
-        pending.difference_update(ready)
+        waves.append([node for node in pending if not above[node] & pending])
+        pending.difference_update(waves[-1])
+    return waves
 
 
-def _ancestors(node: ir.Node) -> set[ir.Node]:
-    found: set[ir.Node] = set()
-    stack = [v.producer() for v in node.inputs if v is not None]
-    while stack:
-        above = stack.pop()
-        if above is not None and above not in found:
-            found.add(above)
-            stack.extend(v.producer() for v in above.inputs if v is not None)
-    return found
+def _check_allocations(pieces: Pieces, wave: Sequence[ir.Node]) -> None:
+    """Computes what operators with computed sizes would allocate, before any of them runs.
+
+    Their inputs are computed by a run of the part of the network above them, which has been found harmless.
+    """
+    values = [v for node in wave for v in _inputs(node)]
+    found = dict(zip(values, pieces.reach(values), strict=True))
+    for node in wave:
+        count = _ALLOCATED[node.op_type]([None if v is None else found[v] for v in node.inputs])
+        if count * 4 > shapes.LARGEST_BYTES:  # counted as float32, the widest type that networks carry
+            raise _TooLargeError(f"this {node.op_type} asks for {count:.3g} elements", node=ir.label(node))
 
 
-_Inputs = Sequence[ir.Array | None]
+def _inputs(node: ir.Node) -> list[ir.Value]:
+    return [value for value in node.inputs if value is not None]
+
+
+def _decisive(node: ir.Node) -> list[ir.Value]:
+    """The inputs whose content decides the shape of what a node computes."""
+    places = _SHAPE_INPUTS.get(node.op_type, ())
+    return [v for i, v in enumerate(node.inputs) if i in places and v is not None]
+
+
+_Arrays = Sequence[ir.Array | None]
 
 
 def _product(array: ir.Array | Sequence[float]) -> float:
     return math.prod(float(x) for x in array)
 
 
-def _expanded(inputs: _Inputs) -> float:
+def _expanded(inputs: _Arrays) -> float:
     data, shape = inputs[0], inputs[1]
     assert data is not None
     assert shape is not None
@@ -189,7 +170,7 @@ def _expanded(inputs: _Inputs) -> float:
     return _product([max(a, b) for a, b in zip(grown, wished, strict=True)])
 
 
-def _resized(inputs: _Inputs) -> float:
+def _resized(inputs: _Arrays) -> float:
     data, scales = inputs[0], inputs[2] if len(inputs) > 2 else None
     sizes = inputs[3] if len(inputs) > 3 else None
     assert data is not None
@@ -198,7 +179,7 @@ def _resized(inputs: _Inputs) -> float:
     return _product(data.shape) * (_product(scales) if scales is not None else 1)
 
 
-def _padded(inputs: _Inputs) -> float:
+def _padded(inputs: _Arrays) -> float:
     data, pads = inputs[0], inputs[1]
     assert data is not None
     assert pads is not None
@@ -208,31 +189,31 @@ def _padded(inputs: _Inputs) -> float:
     return grown if len(added) == data.ndim else grown * data.size
 
 
-def _ranged(inputs: _Inputs) -> float:
+def _ranged(inputs: _Arrays) -> float:
     start, limit, delta = (float(np.ravel(x)[0]) for x in inputs if x is not None)
     return max(0.0, (limit - start) / delta) if delta else math.inf
 
 
-def _hot(inputs: _Inputs) -> float:
+def _hot(inputs: _Arrays) -> float:
     indices, depth = inputs[0], inputs[1]
     assert indices is not None
     assert depth is not None
     return indices.size * float(np.ravel(depth)[0])
 
 
-def _filled(inputs: _Inputs) -> float:
+def _filled(inputs: _Arrays) -> float:
     assert inputs[0] is not None
     return _product(inputs[0])
 
 
-def _tiled(inputs: _Inputs) -> float:
+def _tiled(inputs: _Arrays) -> float:
     assert inputs[0] is not None
     assert inputs[1] is not None
     return inputs[0].size * _product(inputs[1])
 
 
 # Elements that an operator computes, from its inputs: the operators that make much from little.
-_ALLOCATED: Mapping[str, Callable[[_Inputs], float]] = {
+_ALLOCATED: Mapping[str, Callable[[_Arrays], float]] = {
     "ConstantOfShape": _filled,
     "Expand": _expanded,
     "OneHot": _hot,

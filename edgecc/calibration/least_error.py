@@ -22,6 +22,8 @@ BINS = 512
 COLUMNS = 24
 # Samples that are counted at once.
 _BATCH = 8
+# Channels whose histograms are worked on at once: some values have 100000 (normalized over all but the batch).
+_CHANNELS = 4096
 # The variance of a channel counts as at least this share of the channels' mean: dead channels have none.
 _LEAST_VARIANCE = 1e-3
 # Fractions of the extremes that are tried as ends of the range.
@@ -38,6 +40,7 @@ _CUT_OFF = 16.0
 class _Seen:
     """What was seen of one value: extremes a sample, and a histogram a channel over [-limit, limit].
 
+    `counts`: (channels, bins), of the smallest type that holds `count`.
     `held`: columns (channels, any) not counted yet.
     """
 
@@ -62,22 +65,20 @@ class _Seen:
             return
         columns = np.concatenate(self.held, axis=1)
         self.held.clear()
-        bins, channels = BINS, len(columns)
+        bins = BINS
         peak = float(np.abs(columns).max(initial=0.0))
         self.limit = self.limit or peak or 1e-30
         while self.limit < peak:
             self.limit *= 2
-            merged = self.counts.reshape(channels, bins // 2, 2).sum(axis=2)
+            merged = self.counts.reshape(len(columns), bins // 2, 2).sum(axis=2, dtype=self.counts.dtype)
             self.counts[:] = 0
             self.counts[:, bins // 4 : -bins // 4] = merged
-        shift, scale = np.float32(self.limit), np.float32(bins / 2 / self.limit)
-        index = ((columns + shift) * scale).astype(np.int32)
-        flat = np.minimum(index, bins - 1) + (np.arange(channels, dtype=np.int32) * bins)[:, None]
-        found = np.bincount(flat.reshape(-1), minlength=channels * bins).reshape(channels, bins)
-        zero = min(int(shift * scale), bins - 1)  # rounded: perhaps one below the middle
-        found[:, zero] -= (columns == 0).sum(axis=1)
-        self.counts += found.astype(np.uint32)
         self.count += columns.shape[1]
+        if self.count > np.iinfo(self.counts.dtype).max:
+            self.counts = self.counts.astype(np.min_scalar_type(self.count))
+        for start in range(0, len(columns), _CHANNELS):
+            some = slice(start, start + _CHANNELS)
+            self.counts[some] += _counted(columns[some], self.limit).astype(self.counts.dtype)
         self.total = self.total + columns.sum(axis=1, dtype=np.float64)
         self.squares = self.squares + np.square(columns, dtype=np.float64).sum(axis=1)
 
@@ -88,8 +89,21 @@ class _Seen:
         mean = np.asarray(self.total) / self.count
         variance = np.maximum(np.asarray(self.squares) / self.count - mean**2, 0.0)
         least = _LEAST_VARIANCE * float(variance.mean()) + 1e-30
-        weights: ir.Array = (1 / np.maximum(variance, least)) @ self.counts.astype(np.float64)
-        return weights
+        each = 1 / np.maximum(variance, least)
+        parts = [slice(at, at + _CHANNELS) for at in range(0, len(each), _CHANNELS)]
+        return np.asarray(sum(each[some] @ self.counts[some].astype(np.float64) for some in parts))
+
+
+def _counted(columns: ir.Array, limit: float) -> ir.Array:
+    """A histogram (channels, bins) over [-limit, limit] of columns (channels, any), without zeros."""
+    bins, channels = BINS, len(columns)
+    shift, scale = np.float32(limit), np.float32(bins / 2 / limit)
+    index = ((columns + shift) * scale).astype(np.int32)
+    flat = np.minimum(index, bins - 1) + (np.arange(channels, dtype=np.int32) * bins)[:, None]
+    found = np.bincount(flat.reshape(-1), minlength=channels * bins).reshape(channels, bins)
+    zero = min(int(shift * scale), bins - 1)  # rounded: perhaps one below the middle
+    found[:, zero] -= (columns == 0).sum(axis=1)
+    return found
 
 
 class LeastError:
@@ -131,7 +145,7 @@ class LeastError:
             high = float(array.max(initial=0))
             if name not in self._seen:
                 channels = _columns(array).shape[0]
-                self._seen[name] = _Seen(np.zeros((channels, BINS), np.uint32))
+                self._seen[name] = _Seen(np.zeros((channels, BINS), np.uint8))
             seen = self._seen[name]
             seen.lows.append(low)
             seen.highs.append(high)

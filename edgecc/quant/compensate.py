@@ -30,13 +30,20 @@ def compensated(weights: ir.Array, moments: ir.Array, low: int, high: int) -> ir
     feedback = _feedback(moments[np.ix_(order, order)])
     wanted = np.ascontiguousarray(weights[:, order].T, np.float64)
     found, errors = np.empty_like(wanted), np.empty_like(wanted)
+    pruned = bool((wanted == 0).any())
     for start in range(0, len(wanted), _BLOCK):
         stop = min(start + _BLOCK, len(wanted))
         shifts = feedback[start:stop, :start] @ errors[:start]
-        for i in range(start, stop):
-            shift = shifts[i - start] + feedback[i, start:i] @ errors[start:i]
-            found[i] = np.where(wanted[i] == 0, 0.0, np.clip(np.rint(wanted[i] + shift), low, high))
-            errors[i] = wanted[i] - found[i]
+        for i in range(start, stop):  # in place: each row is short, and there are many
+            row = np.matmul(feedback[i, start:i], errors[start:i], out=found[i])
+            row += shifts[i - start]
+            row += wanted[i]
+            np.rint(row, out=row)
+            np.maximum(row, low, out=row)
+            np.minimum(row, high, out=row)
+            if pruned:
+                row[wanted[i] == 0] = 0.0
+            np.subtract(wanted[i], row, out=errors[i])
     result = np.empty(weights.shape)
     result[:, order] = found.T
     return result
