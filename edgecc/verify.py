@@ -88,7 +88,7 @@ def compare_all(
         progress: called with the number of samples done.
 
     Raises:
-        UsageError: no samples, too few cached answers or labels, labels without classes, or a missing output.
+        UsageError: no samples, too few cached answers or labels, labels that are no classes, or a missing output.
         FidelityError: an output has another shape than the reference's.
     """
     labels = dataset.labels if labels is None else np.asarray(labels)
@@ -130,7 +130,13 @@ def _labels_of(labels: Array | None, start: int, wanted: Answers, classes: Colle
     count = len(head) if head.ndim else 1
     if start + count > len(labels):
         raise UsageError(f"there are {len(labels)} labels, fewer than samples", remedy="give one a sample")
-    return labels[start : start + count]
+    own = labels[start : start + count]
+    if head.ndim and own.max(initial=0) >= head.shape[-1]:
+        raise UsageError(
+            f"there is a label {own.max()}, but the network tells {head.shape[-1]} classes apart",
+            remedy="count classes from 0, in the order of the network's outputs",
+        )
+    return own
 
 
 def _add(

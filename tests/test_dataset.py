@@ -189,6 +189,24 @@ def test_folder_errors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         open_dataset(folder, ONE)
 
 
+def test_labels_of_an_archive_may_be_a_column(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=DATA, y=np.arange(len(DATA))[:, None])
+    found = open_dataset(tmp_path / "a.npz", ONE)
+    assert found.labels is not None
+    assert found.labels.tolist() == list(range(len(DATA)))
+
+
+@pytest.mark.parametrize(
+    "labels", [np.arange(2), np.eye(6, 3), np.float32(1)], ids=["few", "one hot", "scalar"]
+)
+def test_what_cannot_be_labels_is_said_and_left_out(tmp_path: Path, labels: np.ndarray) -> None:
+    np.savez(tmp_path / "a.npz", x=DATA, labels=labels)
+    found = open_dataset(tmp_path / "a.npz", ONE)
+    assert found.labels is None
+    assert len(list(found)) == len(DATA)
+    assert any("'labels' of" in text and "is not used as labels" in text for text in found.warnings)
+
+
 @pytest.mark.parametrize("suffix", ["npy", "npz", "txt", "tsv", "csv", "array"])
 def test_labels(tmp_path: Path, suffix: str) -> None:
     labels, path = np.arange(6) * 2, tmp_path / f"l.{suffix}"

@@ -115,6 +115,8 @@ def test_labels_make_accuracy_and_drop(data: Data) -> None:
     assert got.agreement == pytest.approx(0.9)
     with pytest.raises(UsageError, match="fewer than samples"):
         compare(Answers(lambda x: x), Answers(lambda x: x), dataset, classes={"y"}, labels=labels[:9])
+    with pytest.raises(UsageError, match="a label 4, but the network tells 4 classes apart"):
+        compare(Answers(lambda x: x), Answers(lambda x: x), dataset, classes={"y"}, labels=labels + 1)
     with pytest.raises(UsageError, match="no output of the network is scores"):
         compare(Answers(lambda x: x), Answers(lambda x: x), dataset, labels=labels)
 

@@ -175,16 +175,22 @@ def pick_arrays(arrays: Mapping[str, Any], inputs: Sequence[TensorSpec], descrip
             node=missing[0],
             remedy=f"store the samples under the key {missing[0]!r}",
         )
-    labels = next((numeric[k] for k in LABEL_KEYS if k in numeric and k not in names), None)
     source = open_arrays(chosen, inputs, description)
-    if (
-        labels is not None
-        and labels.ndim == 1
-        and labels.dtype.kind in "iu"
-        and labels.shape[0] == source.count
-    ):
-        source = replace(source, labels=np.asarray(_whole(labels), np.int64))
-    return source
+    key = next((k for k in LABEL_KEYS if k in numeric and k not in names), None)
+    return source if key is None else _labelled(source, key, numeric[key], description)
+
+
+def _labelled(source: Source, key: str, array: Rows, description: str) -> Source:
+    """With the labels, or with a warning that says why they are none: calibration does without."""
+    whole = array.dtype.kind in "iu" and array.shape in ((source.count,), (source.count, 1))
+    if whole:
+        return replace(source, labels=np.asarray(_whole(array), np.int64).reshape(-1))
+    found = f"{array.dtype} of shape {'x'.join(map(str, array.shape)) or '()'}"
+    told = (
+        f"{key!r} of {description} is not used as labels: they are whole numbers, one for each of the "
+        f"{source.count} samples; here: {found}"
+    )
+    return replace(source, warnings=(*source.warnings, told))
 
 
 def open_arrays(arrays: Mapping[str, Rows], inputs: Sequence[TensorSpec], description: str) -> Source:
