@@ -69,6 +69,13 @@ class Extremes:
         highs: list[ir.Array] = [np.array([a.max() for a in fed]), *(answers[name] for name in self._highs)]
         self._rows.append(np.array([np.concatenate(lows), np.concatenate(highs)], np.float32))
 
+    def last(self) -> dict[str, Range]:
+        """Of the sample that was taken last."""
+        return {n: (float(a), float(b)) for n, a, b in zip(self._names(), *self._rows[-1], strict=True)}
+
+    def _names(self) -> list[str]:
+        return [*self._inputs, *(str(v.name) for v in self._inner)]
+
     def extremes(self) -> dict[str, Range]:
         """Over all samples."""
         return self.ranges(fenced=False)
@@ -77,7 +84,7 @@ class Extremes:
         """Over all samples, within the fence."""
         rows = np.stack(self._rows).astype(np.float64)  # (samples, 2, values)
         low, high = rows[:, 0].min(axis=0), rows[:, 1].max(axis=0)
-        names = [*self._inputs, *(str(v.name) for v in self._inner)]
+        names = self._names()
         if self._fence is not None and fenced:
             cut = np.array([name not in self._whole for name in names], bool)
             low[cut] = np.maximum(low[cut], self._fence * np.quantile(rows[:, 0, cut], 0.25, axis=0))

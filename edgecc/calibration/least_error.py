@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgecc import ir
+from edgecc.calibration.extremes import Extremes
+from edgecc.calibration.picked import add_index, add_picked, places
 
 Range = tuple[float, float]
 
@@ -44,7 +46,7 @@ class _Seen:
     `held`: columns (channels, any) not counted yet.
     """
 
-    counts: ir.Array
+    counts: ir.Array = field(default_factory=lambda: np.zeros((0, BINS), np.uint8))
     limit: float = 0.0
     lows: list[float] = field(default_factory=list)
     highs: list[float] = field(default_factory=list)
@@ -65,6 +67,8 @@ class _Seen:
             return
         columns = np.concatenate(self.held, axis=1)
         self.held.clear()
+        if not len(self.counts):
+            self.counts = np.zeros((len(columns), BINS), np.uint8)
         bins = BINS
         peak = float(np.abs(columns).max(initial=0.0))
         self.limit = self.limit or peak or 1e-30
@@ -135,29 +139,75 @@ class LeastError:
         self._rectified = frozenset(rectified)
         self._seen: dict[str, _Seen] = {}
         self._rng = np.random.default_rng(seed)
+        self._ends: Extremes | None = None
+        self._picked: dict[str, tuple[str, int]] = {}  # value -> output with its columns, places it has
+        self._index: dict[int, str] = {}  # places -> input that takes the chosen ones
+        self._chosen: dict[int, ir.Array] = {}  # the same places of all values of one size
+
+    def augmented(self, model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
+        """The network with outputs for what is watched: extremes, and of images no more than the columns taken.
+
+        Args:
+            model: the network.
+            values: of it, those that are watched.
+        """
+        self._ends = Extremes(values, None, ())
+        copy = self._ends.augmented(model)
+        graph = copy.graph
+        by_name = {str(out.name): out for node in graph for out in node.outputs}
+        inputs: dict[int, ir.Value] = {}
+        for name in self.names:
+            value = by_name.get(name)
+            if value is None or name in self._whole:
+                continue
+            size = places(value) if len(value.shape or ()) >= 4 else None
+            if size is None or size <= COLUMNS:
+                if value not in graph.outputs:
+                    graph.outputs.append(value)
+                continue
+            if size not in inputs:
+                inputs[size] = add_index(graph, f"edgecc_places_{size}", COLUMNS)
+                self._index[size] = str(inputs[size].name)
+            self._picked[name] = (add_picked(graph, value, inputs[size]), size)
+        return copy
+
+    def places(self) -> dict[str, ir.Array]:
+        """Chooses the places that are taken of the next sample: what the network of `augmented` is fed besides it."""
+        for name in self.names:
+            if name in self._picked:
+                self._choose(self._picked[name][1])
+        return {name: self._chosen[size] for size, name in self._index.items()}
+
+    def _choose(self, size: int) -> ir.Array:
+        if size not in self._chosen:
+            self._chosen[size] = np.sort(self._rng.choice(size, COLUMNS, replace=False))
+        return self._chosen[size]
 
     def add(self, answers: Mapping[str, ir.Array], sample: Mapping[str, ir.Array]) -> None:
         """Takes one sample's values."""
-        chosen: dict[int, ir.Array] = {}  # the same places of all values of one size
+        ends: Mapping[str, Range] = {}
+        if self._ends is not None:
+            self._ends.add(answers, sample)
+            ends = self._ends.last()
         for name in self.names:
-            array = sample[name] if name in sample else answers[name]
-            low = 0.0 if name in self._rectified else float(array.min(initial=0))
-            high = float(array.max(initial=0))
-            if name not in self._seen:
-                channels = _columns(array).shape[0]
-                self._seen[name] = _Seen(np.zeros((channels, BINS), np.uint8))
-            seen = self._seen[name]
+            array = sample[name] if name in sample else answers.get(self._picked.get(name, (name,))[0])
+            if name in ends:
+                low, high = min(ends[name][0], 0.0), max(ends[name][1], 0.0)
+            else:
+                assert array is not None
+                low = 0.0 if name in self._rectified else float(array.min(initial=0))
+                high = float(array.max(initial=0))
+            seen = self._seen.setdefault(name, _Seen())
             seen.lows.append(low)
             seen.highs.append(high)
             if name in self._whole or not np.isfinite(high - low):
                 continue
-            columns = _columns(array)
-            size = columns.shape[1]
-            if size > COLUMNS:
-                if size not in chosen:
-                    chosen[size] = np.sort(self._rng.choice(size, COLUMNS, replace=False))
-                columns = columns[:, chosen[size]]
+            assert array is not None
+            columns = array if name in self._picked else _columns(array)
+            if columns.shape[1] > COLUMNS:
+                columns = columns[:, self._choose(columns.shape[1])]
             seen.add(np.asarray(columns, np.float32))
+        self._chosen.clear()
 
     def extremes(self) -> dict[str, Range]:
         """Over all samples."""

@@ -108,8 +108,7 @@ def collect(
             names, _answers(model), fence=FENCE if relative else None, relative=relative,
             rectified=[str(v.name) for v in values if is_rectified(v)],
         )  # fmt: skip
-        inner = [name for name in names if name not in {str(v.name) for v in model.graph.inputs}]
-        runner = OrtRunner.from_model(model, threads=threads, extra_outputs=inner)
+        runner = OrtRunner.from_model(watch.augmented(model, values), threads=threads)
     else:
         watch = Extremes(values, FENCE if observer == "robust" else None, _answers(model))
         runner = OrtRunner.from_model(watch.augmented(model), threads=threads)
@@ -117,7 +116,8 @@ def collect(
     outputs: list[dict[str, ir.Array]] = []
     samples = 0
     for sample in dataset:
-        answers = runner.run(sample)
+        more_fed = watch.places() if isinstance(watch, LeastError) else {}
+        answers = runner.run({**sample, **more_fed})
         watch.add(answers, sample)
         if keep_outputs:
             outputs.append({name: answers[name] for name in kept})
