@@ -13,6 +13,7 @@ from edgecc.analysis.answers import Changes
 from edgecc.analysis.channel_problem import Axis
 from edgecc.analysis.channels import ChannelGroup, Channels
 from edgecc.calibration import moments as mo
+from edgecc.calibration.columns import fan_in
 from edgecc.passes._elimination import Elimination
 from edgecc.passes._refit import fits_bias
 from edgecc.passes._scores import channel_bits
@@ -57,7 +58,7 @@ def _blocks(channels: Channels, group: ChannelGroup, node: ir.Node) -> ir.Array:
     weight, axis = node.inputs[1], input_axis(node)
     assert weight is not None
     of = channels.unit[weight, axis]
-    of = np.repeat(of, mo.fan_in(node) // len(of))
+    of = np.repeat(of, fan_in(node) // len(of))
     return np.stack([np.flatnonzero(of == u) for u in group.units])
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from edgecc import ir
 from edgecc.analysis.cost import layer_cycles, macs
 from edgecc.calibration import moments as mo
+from edgecc.calibration.columns import groups
 from edgecc.ir import Array
 from edgecc.passes import _rewrite as rw
 from edgecc.passes._linear_layer import Layer, layer_that_computes
@@ -93,8 +94,8 @@ def _site(index: int, node: ir.Node) -> Site | str | None:
     layer = layer_of(node)
     if not isinstance(layer, Layer):
         return layer or "it is no layer with constant weights"
-    if mo.groups(node) > 1:
-        return f"it has {mo.groups(node)} groups"
+    if groups(node) > 1:
+        return f"it has {groups(node)} groups"
     weight = node.inputs[1]
     assert weight is not None
     if len(weight.uses()) > 1 or weight.is_graph_output():
@@ -133,7 +134,7 @@ def _product(layer: Layer) -> str | None:
     for first, second in pairs:
         if not isinstance(first, Layer) or not isinstance(second, Layer):
             continue
-        if mo.groups(first.node) > 1 or mo.groups(second.node) > 1 or second.inputs != first.outputs:
+        if groups(first.node) > 1 or groups(second.node) > 1 or second.inputs != first.outputs:
             continue
         if first.outputs**2 < min(first.weight.size, second.weight.size):
             other = second if first is layer else first

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgecc import ir
 from edgecc.calibration import moments as mo
+from edgecc.calibration.columns import fan_in, groups
 from edgecc.calibration.pairs import PairedMoments, pairs_in_turn
 from edgecc.passes._weights import rows, unrows
 from edgecc.quant import rules
@@ -25,8 +26,8 @@ def refittable(node: ir.Node, max_fan_in: int) -> bool:
         weight is not None
         and mo.objection(node) is None
         and len(weight.uses()) == 1
-        and mo.groups(node) == 1
-        and mo.fan_in(node) <= max_fan_in
+        and groups(node) == 1
+        and fan_in(node) <= max_fan_in
     )
 
 

@@ -135,7 +135,7 @@ def channel_bits(
 
     A histogram has 64 bins between the least and the largest number of the whole value.
     """
-    from edgecc.calibration.moments import fan_in, groups
+    from edgecc.calibration.columns import fan_in, groups
     from edgecc.runtime.ort import OrtRunner
 
     fed = {str(v.name) for v in model.graph.inputs}

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgecc import ir
 from edgecc.calibration import moments as mo
+from edgecc.calibration.columns import fan_in, groups
 from edgecc.passes import _rewrite as rw
 from edgecc.passes._linear_layer import LINEAR
 from edgecc.quant import rules
@@ -30,12 +31,10 @@ class Weights:
     bias: ir.Value | None
 
     def matrix(self) -> ir.Array:
-        """(groups, outputs of a group, fan_in) float64; fan_in in the order of `mo.Columns`."""
+        """(groups, outputs of a group, fan_in) float64; fan_in in the order of `Columns`."""
         array = ir.constant(self.value)
         assert array is not None
-        return (
-            rows(self.node, array).astype(np.float64).reshape(mo.groups(self.node), -1, mo.fan_in(self.node))
-        )
+        return rows(self.node, array).astype(np.float64).reshape(groups(self.node), -1, fan_in(self.node))
 
     def store(self, matrix: ir.Array, shift: ir.Array | None = None) -> None:
         """Replaces the weights; `shift`, (outputs,) in any shape, is added to the bias if that may be changed."""
@@ -53,16 +52,16 @@ class Weights:
     @property
     def channels(self) -> int:
         """Neighbours along the input axis at one place of the kernel."""
-        return ir.static_dims(self.value)[1] if self.node.op_type == "Conv" else mo.fan_in(self.node)
+        return ir.static_dims(self.value)[1] if self.node.op_type == "Conv" else fan_in(self.node)
 
     @property
     def taps(self) -> int:
         """Weights that one input channel meets in one output: the places of a kernel."""
-        return mo.fan_in(self.node) // self.channels
+        return fan_in(self.node) // self.channels
 
     def by_channel(self) -> ir.Array:
         """The order of fan_in in which input channels are neighbours, as runtimes store weights: (fan_in,)."""
-        size = mo.fan_in(self.node)
+        size = fan_in(self.node)
         return np.arange(size).reshape(self.channels, -1).T.reshape(-1)
 
 
@@ -90,7 +89,7 @@ def layers(model: ir.Model, tally: rw.Tally) -> Iterator[Weights]:
             continue
         value, bias = node.inputs[1], rules.bias_of(node)
         assert value is not None
-        outputs = prod(ir.static_dims(value)) // mo.fan_in(node)
+        outputs = prod(ir.static_dims(value)) // fan_in(node)
         known = ir.constant(bias)
         own = bias is not None and len(bias.uses()) == 1 and known is not None and known.size == outputs
         yield Weights(node, value, bias if own else None)

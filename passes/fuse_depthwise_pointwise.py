@@ -11,6 +11,7 @@ import numpy as np
 from edgecc import ir
 from edgecc.analysis.cost import cycles, layer_cycles
 from edgecc.calibration import moments as mo
+from edgecc.calibration.columns import groups
 from edgecc.ir import Array
 from edgecc.passes import _rewrite as rw
 from edgecc.passes._factors import SPLIT, Factor, conv_attributes, elements, layer_of, replace_layers, rows_of
@@ -128,7 +129,7 @@ def _pointwise(layer: Layer) -> bool:
 
 def _groups(first: Layer, second: Layer) -> int:
     """Blocks of channels that neither layer mixes."""
-    return gcd(mo.groups(first.node), mo.groups(second.node))
+    return gcd(groups(first.node), groups(second.node))
 
 
 def _shape(first: Layer, second: Layer) -> tuple[int, ...]:
@@ -140,7 +141,7 @@ def _shape(first: Layer, second: Layer) -> tuple[int, ...]:
 
 def _dense(layer: Layer, block: int, blocks: int) -> Array:
     """The weights of one block of channels as if it had one group: (out, in, taps) float64."""
-    group = mo.groups(layer.node)
+    group = groups(layer.node)
     if layer.node.op_type != "Conv":
         return rows_of(layer)[:, :, None]
     weight = layer.weight.astype(np.float64).reshape(group, layer.outputs // group, layer.inputs // group, -1)

@@ -84,7 +84,8 @@ class RoundWeights(Pass):
 
     def _objection(self, node: ir.Node, plan: QuantPlan) -> str | None:
         """Why a node's weights are left to be rounded to nearest; "" if they are not quantized at all."""
-        from edgecc.calibration.moments import fan_in, objection
+        from edgecc.calibration.columns import fan_in
+        from edgecc.calibration.moments import objection
 
         weight = rules.weight_of(node)
         params = None if weight is None else plan.tensors.get(str(weight.name))

@@ -10,16 +10,9 @@ import pytest
 import edgecc
 from edgecc import ir
 from edgecc.analysis.scaling import scalable_groups
+from edgecc.calibration.columns import groups, take_rows, take_windows, windows
 from edgecc.calibration.least_error import LeastError, least_error
-from edgecc.calibration.moments import (
-    Moments,
-    collect_moments,
-    groups,
-    spread,
-    take_rows,
-    take_windows,
-    windows,
-)
+from edgecc.calibration.moments import Moments, collect_moments, spread
 from edgecc.calibration.observers import collect
 from edgecc.errors import ModelError, UsageError
 from edgecc.importer import load

@@ -160,7 +160,7 @@ class LeastError:
             value = by_name.get(name)
             if value is None or name in self._whole:
                 continue
-            size = places(value) if len(value.shape or ()) >= 4 else None
+            size = places(graph, value) if len(value.shape or ()) >= 4 else None
             if size is None or size <= COLUMNS:
                 if value not in graph.outputs:
                     graph.outputs.append(value)

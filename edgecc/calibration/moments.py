@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from math import prod
 from typing import TypeVar
 
 import numpy as np
 
 from edgecc import ir
+from edgecc.calibration.columns import Columns, fan_in, groups
+from edgecc.calibration.picked import add_index, add_picked
 
 T = TypeVar("T")
 
@@ -21,8 +22,6 @@ T = TypeVar("T")
 _BATCH = 16
 # Of layers with few inputs, as depthwise ones, fewer places say enough.
 _SMALL, _FEW = 64, 16
-# Random choices of places, used in turn.
-_PLACEMENTS = 16
 # Elements that are held in one pass over the data: 256 MB of float32.
 _ELEMENTS = 64_000_000
 
@@ -80,19 +79,6 @@ def objection(node: ir.Node) -> str | None:
     if weight is None or (node.op_type == "MatMul" and weight.ndim != 2):
         return "its weights are not a constant matrix"
     return None
-
-
-def fan_in(node: ir.Node) -> int:
-    """How many inputs one output of a layer sums."""
-    dims = ir.static_dims(node.inputs[1])  # type: ignore[arg-type]
-    if node.op_type == "Conv":
-        return prod(dims[1:])
-    return dims[1] if node.op_type == "Gemm" and ir.attribute(node, "transB", 0) else dims[0]
-
-
-def groups(node: ir.Node) -> int:
-    """Of a Conv; 1 for a matrix."""
-    return int(ir.attribute(node, "group", 1)) if node.op_type == "Conv" else 1
 
 
 def collect_moments(
@@ -153,41 +139,28 @@ def _sums(
 ) -> dict[ir.Node, Moments]:
     from edgecc.runtime.ort import OrtRunner
 
-    fed = {str(v.name) for v in model.graph.inputs}
-    read = {node: str(node.inputs[0].name) for node in nodes if node.inputs[0] is not None}
-    inner = [name for name in dict.fromkeys(read.values()) if name not in fed]
-    runner = OrtRunner.from_model(model, threads=threads, extra_outputs=inner)
     sums = {node: _Sum(node, columns, rng) for node in nodes}
-    for sample in dataset:
-        answers = runner.run(sample)
-        for node, name in read.items():
-            array = sample[name] if name in sample else answers[name]
-            sums[node].add(array)
-    return {node: found.result() for node, found in sums.items()}
-
-
-class Columns:
-    """Takes of what a layer reads the columns that meet its weights, at some places of its output."""
-
-    def __init__(self, node: ir.Node, most: int, rng: np.random.Generator) -> None:
-        """Takes at most so many places of each sample, chosen by `rng`."""
-        self._node, self._rng, self._most = node, rng, most
-        self._windows: dict[tuple[int, ...], list[_Windows]] = {}
-        self._samples = 0
-
-    def taken(self, array: ir.Array) -> Iterator[ir.Array]:
-        """Of one sample, (groups, fan_in, places) for each image in it; of a matrix all rows at once."""
-        if self._node.op_type == "Conv":
-            sizes = array.shape[2:]
-            if sizes not in self._windows:
-                self._windows[sizes] = [
-                    windows(self._node, sizes, self._most, self._rng) for _ in range(_PLACEMENTS)
-                ]
-            for one in array:
-                yield take_windows(one, groups(self._node), self._windows[sizes][self._samples % _PLACEMENTS])
+    copy = model.clone()
+    graph = copy.graph
+    by_name = {str(v.name): v for v in graph.inputs} | {str(v.name): v for n in graph for v in n.outputs}
+    read: dict[ir.Node, str] = {}
+    fed: dict[ir.Node, str] = {}
+    for node, found in sums.items():
+        assert node.inputs[0] is not None
+        value = by_name[str(node.inputs[0].name)]
+        if (count := found.columns.foresee(graph, value)) is not None:
+            index = add_index(graph, "edgecc_places", count)
+            fed[node], read[node] = str(index.name), add_picked(graph, value, index)
         else:
-            yield take_rows(array, self._most, self._rng)
-        self._samples += 1
+            read[node] = str(value.name)
+            if value not in (*graph.inputs, *graph.outputs):
+                graph.outputs.append(value)
+    runner = OrtRunner.from_model(copy, threads=threads)
+    for sample in dataset:
+        answers = runner.run({**sample, **{name: sums[node].columns.index() for node, name in fed.items()}})
+        for node, name in read.items():
+            sums[node].add(sample[name] if name in sample else answers[name])
+    return {node: found.result() for node, found in sums.items()}
 
 
 class _Sum:
@@ -195,7 +168,7 @@ class _Sum:
 
     def __init__(self, node: ir.Node, columns: int, rng: np.random.Generator) -> None:
         size = fan_in(node)
-        self._columns = Columns(node, min(columns, _FEW) if size <= _SMALL else columns, rng)
+        self.columns = Columns(node, min(columns, _FEW) if size <= _SMALL else columns, rng)
         self._second = np.zeros((groups(node), size, size), np.float32)
         self._total = np.zeros((groups(node), size), np.float64)
         self._count = 0
@@ -203,7 +176,7 @@ class _Sum:
 
     def add(self, array: ir.Array) -> None:
         """Takes what the layer reads of one sample."""
-        self._held += self._columns.taken(array)
+        self._held += self.columns.taken(array)
         if len(self._held) >= _BATCH:
             self._flush()
 
@@ -224,60 +197,6 @@ class _Sum:
         self._flush()
         count = max(self._count, 1)
         return Moments(self._second.astype(np.float64) / count, self._total / count, self._count)
-
-
-@dataclass(frozen=True)
-class _Windows:
-    """Where the inputs of some outputs of a Conv lie, (taps, places) each.
-
-    Attributes:
-        index: in the flattened image.
-        inside: 1.0, and 0.0 where the kernel lies on the padding; None: nowhere.
-    """
-
-    index: ir.Array
-    inside: ir.Array | None
-
-
-def windows(node: ir.Node, sizes: Sequence[int], most: int, rng: np.random.Generator) -> _Windows:
-    """Of at most `most` places of a Conv's output, for an image of these sizes."""
-    kernel = ir.static_dims(node.inputs[1])[2:]  # type: ignore[arg-type]
-    rank = len(kernel)
-    strides = ir.attribute(node, "strides", (1,) * rank)
-    pads = ir.attribute(node, "pads", (0,) * 2 * rank)
-    dilations = ir.attribute(node, "dilations", (1,) * rank)
-    out = [
-        (sizes[i] + pads[i] + pads[i + rank] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1
-        for i in range(rank)
-    ]
-    places = prod(out)
-    chosen = np.arange(places) if places <= most else np.sort(rng.choice(places, most, replace=False))
-    corners = np.unravel_index(chosen, out)
-    taps = np.unravel_index(np.arange(prod(kernel)), kernel)
-    inside = np.ones((prod(kernel), len(chosen)), np.float32)
-    index = np.zeros(inside.shape, np.int64)
-    for i in range(rank):
-        at = corners[i][None, :] * strides[i] - pads[i] + taps[i][:, None] * dilations[i]
-        inside *= (at >= 0) & (at < sizes[i])
-        index = index * sizes[i] + np.clip(at, 0, sizes[i] - 1)
-    return _Windows(index, None if inside.all() else inside)
-
-
-def take_windows(array: ir.Array, count: int, chosen: _Windows) -> ir.Array:
-    """What some outputs of a Conv of `count` groups sum, (groups, fan_in, places); array: (channels, ...)."""
-    index = chosen.index
-    found = np.take(array.reshape(len(array), -1), index.reshape(-1), axis=1).reshape(-1, *index.shape)
-    if chosen.inside is not None:
-        found *= chosen.inside
-    return found.reshape(count, -1, index.shape[1])
-
-
-def take_rows(array: ir.Array, most: int, rng: np.random.Generator) -> ir.Array:
-    """What some rows of a product sum, (1, fan_in, at most `most`); array: (..., fan_in)."""
-    rows = array.reshape(-1, array.shape[-1])
-    if len(rows) > most:
-        rows = rows[np.sort(rng.choice(len(rows), most, replace=False))]
-    return np.ascontiguousarray(rows.T)[None]
 
 
 def spread(dataset: Iterable[Mapping[str, ir.Array]], most: int) -> Iterable[Mapping[str, ir.Array]]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgecc import ir
 from edgecc.calibration import moments as mo
+from edgecc.calibration.columns import Columns, fan_in, groups
 
 # Elements of x and z that are held before they are multiplied: 32 MB of float32.
 _HELD = 8_000_000
@@ -61,9 +62,9 @@ def pairs_in_turn(
         seed: of their choice.
     """
     count = sum(1 for _ in dataset)
-    waves = mo.in_waves(pairs, lambda p: count * columns * mo.groups(p[1]) * mo.fan_in(p[1]))
+    waves = mo.in_waves(pairs, lambda p: count * columns * groups(p[1]) * fan_in(p[1]))
     for wave in list(waves):
-        places = [mo.Columns(old, columns, np.random.default_rng(seed)) for _, old in wave]
+        places = [Columns(old, columns, np.random.default_rng(seed)) for _, old in wave]
         reader = _Reader(original, [old for _, old in wave])
         kept: list[list[list[ir.Array]]] = [[] for _ in wave]
         for sample in dataset:
@@ -97,8 +98,8 @@ class _PairSum:
     """The sums of one pair of layers."""
 
     def __init__(self, new: ir.Node, old: ir.Node, columns: int, seed: int) -> None:
-        self._now = mo.Columns(new, columns, np.random.default_rng(seed))
-        size, was, count = mo.fan_in(new), mo.fan_in(old), mo.groups(new)
+        self._now = Columns(new, columns, np.random.default_rng(seed))
+        size, was, count = fan_in(new), fan_in(old), groups(new)
         self._second = np.zeros((count, size, size), np.float64)
         self._cross = np.zeros((count, was, size), np.float64)
         self._mean, self._mean_before = np.zeros((count, size)), np.zeros((count, was))

@@ -13,11 +13,18 @@ import numpy as np
 from edgecc import ir
 
 
-def places(value: ir.Value) -> int | None:
-    """Elements of a channel of (batch, channels, ...), a free batch counted as 1; None: not known before it runs."""
+def places(graph: ir.Graph, value: ir.Value) -> int | None:
+    """Elements of a channel of (batch, channels, ...); None: not known before it runs.
+
+    A free batch is that of the network's inputs, of which one sample is run at a time: it counts as 1.
+    """
     dims = ir.dims(value)
     if dims is None or len(dims) < 3 or any(d is None for d in dims[1:]):
         return None
+    if dims[0] is None:
+        assert value.shape is not None
+        if value.shape[0] not in [v.shape[0] for v in graph.inputs if v.shape]:
+            return None
     return (dims[0] or 1) * prod(d for d in dims[2:] if d is not None)
 
 
