@@ -277,3 +277,9 @@ def test_random_samples_are_seeded(parse: Any) -> None:
     assert set(first[0]["i"].tolist()) <= {0, 1}
     np.testing.assert_array_equal(first[2]["x"], again[2]["x"])
     assert not np.array_equal(first[0]["x"], other[0]["x"])
+
+
+def test_text_is_not_data(tmp_path: Path) -> None:
+    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
+    with pytest.raises(UsageError, match=r"words.npy holds <U1, not numbers"):
+        open_dataset(tmp_path / "words.npy", ONE)

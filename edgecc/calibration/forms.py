@@ -169,6 +169,12 @@ def pick_arrays(arrays: Mapping[str, Any], inputs: Sequence[TensorSpec], descrip
         if len(best) == 1:
             chosen[inputs[0].name] = numeric[best[0]]
     missing = [spec.name for spec in inputs if spec.name not in chosen]
+    if missing and arrays and not numeric:
+        raise UsageError(
+            f"{description} holds {', '.join(sorted({str(a.dtype) for a in arrays.values()}))}, not numbers",
+            node=missing[0],
+            remedy="store samples as arrays of numbers",
+        )
     if missing:
         raise UsageError(
             f"no array of {description} is for this input; its keys are {', '.join(arrays) or 'none'}",
