@@ -30,7 +30,7 @@ g (float[1,4,6,6] x) => (float[1,4,6,6] y, float[1,4,6,6] z) <float[4,4,1,1] w =
     e = Exp(c)
     d = Conv(e, w)
     y = Cos(d)
-    z = Gelu(d)
+    z = Sign(d)
 }}"""
 
 
@@ -61,7 +61,7 @@ def test_what_leaves_the_integers_says_why(found: dict[tuple[str, str, str], Ser
     assert nodes["Cos"].stored == ("float32",)
     assert nodes["Cos"].reason == "TFLite has no integer kernel for it"
     nodes = {n.op_type: n for n in found["arm", "onnx", "int8"].nodes}
-    assert nodes["Gelu"].reason == "ONNX Runtime has no integer kernel for it"
+    assert nodes["Sign"].reason == "ONNX Runtime has no integer kernel for it"
 
 
 def test_micro_moves_one_node_to_float_and_refuses_another(
@@ -69,7 +69,7 @@ def test_micro_moves_one_node_to_float_and_refuses_another(
 ) -> None:
     board = found["board", "tflite", "int8"]
     assert [(f.op_type, f.reason) for f in board.findings] == [
-        ("Gelu", "GELU has no kernel for float32 in TFLite Micro")
+        ("Sign", "SIGN has no kernel for float32 in TFLite Micro")
     ]
     assert {n.op_type: n.reason for n in board.nodes}["Exp"] == (
         "EXP has no kernel for quantized int8 in TFLite Micro"
