@@ -60,7 +60,8 @@ def watched(model: ir.Model) -> tuple[list[ir.Value], LeastError]:
 def test_ranges_are_those_of_whole_values(network: Network, batch: int | str) -> None:
     model, data = network(batch), samples(batch if isinstance(batch, int) else 1)
     values, inside = watched(model)
-    runner = OrtRunner.from_model(inside.augmented(model, values))
+    augmented, needed = inside.augmented(model, values)
+    runner = OrtRunner.from_model(augmented, extra_outputs=needed)
     _, outside = watched(model)
     whole = OrtRunner.from_model(model, extra_outputs=[str(v.name) for v in values[1:]])
     for sample in data:
@@ -74,7 +75,8 @@ def test_ranges_are_those_of_whole_values(network: Network, batch: int | str) ->
 def test_images_leave_the_network_as_columns(network: Network) -> None:
     model = network(1)
     values, watch = watched(model)
-    runner = OrtRunner.from_model(watch.augmented(model, values))
+    augmented, needed = watch.augmented(model, values)
+    runner = OrtRunner.from_model(augmented, extra_outputs=needed)
     sizes = {spec.name: prod(int(d or 1) for d in spec.shape) for spec in runner.outputs}
     assert sorted(size for size in sizes.values() if size > 24) == [8 * COLUMNS] * 3  # of b, c and e
     assert {spec.shape for spec in runner.inputs} == {(1, 3, 32, 32), (COLUMNS,)}

@@ -144,8 +144,10 @@ class LeastError:
         self._index: dict[int, str] = {}  # places -> input that takes the chosen ones
         self._chosen: dict[int, ir.Array] = {}  # the same places of all values of one size
 
-    def augmented(self, model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
+    def augmented(self, model: ir.Model, values: Sequence[ir.Value]) -> tuple[ir.Model, list[str]]:
         """The network with outputs for what is watched: extremes, and of images no more than the columns taken.
+
+        The names are of the values that are needed whole besides.
 
         Args:
             model: the network.
@@ -156,20 +158,20 @@ class LeastError:
         graph = copy.graph
         by_name = {str(out.name): out for node in graph for out in node.outputs}
         inputs: dict[int, ir.Value] = {}
+        whole = []
         for name in self.names:
             value = by_name.get(name)
             if value is None or name in self._whole:
                 continue
             size = places(graph, value) if len(value.shape or ()) >= 4 else None
             if size is None or size <= COLUMNS:
-                if value not in graph.outputs:
-                    graph.outputs.append(value)
+                whole.append(name)
                 continue
             if size not in inputs:
                 inputs[size] = add_index(graph, f"edgecc_places_{size}", COLUMNS)
                 self._index[size] = str(inputs[size].name)
             self._picked[name] = (add_picked(graph, value, inputs[size]), size)
-        return copy
+        return copy, whole
 
     def places(self) -> dict[str, ir.Array]:
         """Chooses the places that are taken of the next sample: what the network of `augmented` is fed besides it."""

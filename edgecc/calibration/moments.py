@@ -153,9 +153,8 @@ def _sums(
             fed[node], read[node] = str(index.name), add_picked(graph, value, index)
         else:
             read[node] = str(value.name)
-            if value not in (*graph.inputs, *graph.outputs):
-                graph.outputs.append(value)
-    runner = OrtRunner.from_model(copy, threads=threads)
+    whole = {name for node, name in read.items() if node not in fed} - {str(v.name) for v in graph.inputs}
+    runner = OrtRunner.from_model(copy, threads=threads, extra_outputs=sorted(whole))
     for sample in dataset:
         answers = runner.run({**sample, **{name: sums[node].columns.index() for node, name in fed.items()}})
         for node, name in read.items():

@@ -98,6 +98,7 @@ def collect(
         )
     values = observed_values(model)
     watch: _Histograms | Extremes | LeastError
+    places: Callable[[], dict[str, ir.Array]] = dict  # what is fed besides a sample
     names = [str(v.name) for v in values]
     if observer == "percentile":
         watch = _Histograms(names, percentile, _answers(model))
@@ -108,7 +109,9 @@ def collect(
             names, _answers(model), fence=FENCE if relative else None, relative=relative,
             rectified=[str(v.name) for v in values if is_rectified(v)],
         )  # fmt: skip
-        runner = OrtRunner.from_model(watch.augmented(model, values), threads=threads)
+        places = watch.places
+        inside, whole_values = watch.augmented(model, values)
+        runner = OrtRunner.from_model(inside, threads=threads, extra_outputs=whole_values)
     else:
         watch = Extremes(values, FENCE if observer == "robust" else None, _answers(model))
         runner = OrtRunner.from_model(watch.augmented(model), threads=threads)
@@ -116,8 +119,7 @@ def collect(
     outputs: list[dict[str, ir.Array]] = []
     samples = 0
     for sample in dataset:
-        more_fed = watch.places() if isinstance(watch, LeastError) else {}
-        answers = runner.run({**sample, **more_fed})
+        answers = runner.run({**sample, **places()})
         watch.add(answers, sample)
         if keep_outputs:
             outputs.append({name: answers[name] for name in kept})
